@@ -1,0 +1,17 @@
+"""Vision Transformers, from patches to predictions: what the notebooks of the course share."""
+
+from .data import CLASSES, Tiles, batches, flip_and_transpose, load_tiles, normalize
+from .evaluation import Evaluation, evaluate
+from .model import (
+    MLP,
+    EncoderBlock,
+    MultiHeadSelfAttention,
+    PatchEmbedding,
+    VisionTransformer,
+    interpolate_positions,
+    sincos_positions,
+)
+from .patches import patch_grid, patchify, unpatchify
+from .pretrained import load_pretrained, pretrained_facts
+from .runtime import by_budget, has_fast_bf16, pick_device
+from .training import GOOD, PLAIN, History, Recipe, fit, load_checkpoint, save_checkpoint

@@ -1,0 +1,72 @@
+"""The command line: `python -m vit_helpers train` makes weights, `python -m vit_helpers evaluate` judges them."""
+
+import argparse
+import shlex
+import sys
+from dataclasses import asdict
+
+import torch
+
+from . import GOOD, PLAIN, VisionTransformer, evaluate, fit, load_pretrained, load_tiles
+from .pretrained import WEIGHTS, pretrained_facts, save_pretrained
+
+RECIPES = {"plain": PLAIN, "good": GOOD}
+
+
+def train(args):
+    """Train on the 80 % part, report on the 20 % part, write weights and facts."""
+    tiles = load_tiles(args.source)
+    train_tiles, test_tiles = tiles.split(seed=args.seed)
+    recipe = RECIPES[args.recipe]
+    torch.manual_seed(args.seed)
+    model = VisionTransformer(**recipe.model)
+    history = fit(model, train_tiles, test_tiles, epochs=args.epochs, recipe=recipe, seed=args.seed,
+                  checkpoint=args.checkpoint, resume=args.checkpoint is not None)
+    print(history)
+    if history.interrupted:
+        return 130
+    result = evaluate(model, test_tiles)
+    print(result)
+    recipe_facts = {key: value for key, value in asdict(recipe).items() if key != "model"}
+    save_pretrained(tiles.source, model, {
+        "data": f"{tiles.source}, {len(tiles)} tiles, split 80/20 with seed {args.seed}",
+        "recipe": {"name": args.recipe, **recipe_facts}, "epochs": args.epochs, "seed": args.seed,
+        "test_accuracy": round(result.accuracy, 4), "test_tiles": len(test_tiles),
+        "history": {key: [round(x, 4) for x in value] for key, value in asdict(history).items()
+                    if key not in ("step_loss", "interrupted")},
+        "command": "python -m vit_helpers " + shlex.join(sys.argv[1:])}, args.out)
+    return 0
+
+
+def judge(args):
+    """Evaluate shipped weights on the test part they were not trained on."""
+    facts = pretrained_facts(args.name)
+    _, test_tiles = load_tiles(facts["name"]).split(seed=facts["seed"])
+    print(evaluate(load_pretrained(args.name), test_tiles))
+    return 0
+
+
+def main():
+    parser = argparse.ArgumentParser("python -m vit_helpers", description=__doc__)
+    commands = parser.add_subparsers(required=True)
+    command = commands.add_parser("train", help=train.__doc__)
+    command.add_argument("--source", default="eurosat", choices=("eurosat", "synthetic"), help="tiles to train on")
+    command.add_argument("--recipe", default="good", choices=RECIPES, help="see vit_helpers/training.py")
+    command.add_argument("--epochs", type=int, default=5)
+    command.add_argument("--seed", type=int, default=0, help="of the split, the first weights and the order")
+    command.add_argument("--checkpoint", help="a file to write after each epoch, and to go on from if it is there")
+    command.add_argument("--out", default=WEIGHTS, help="the folder to write SOURCE.pt and SOURCE.json to")
+    command.set_defaults(run=train)
+    command = commands.add_parser("evaluate", help=judge.__doc__)
+    command.add_argument("--name", default="eurosat", choices=("eurosat", "synthetic"), help="which shipped weights")
+    command.set_defaults(run=judge)
+    args = parser.parse_args()
+    try:
+        return args.run(args)
+    except (ValueError, OSError, FloatingPointError) as problem:
+        print(f"error: {problem}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

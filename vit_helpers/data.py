@@ -1,0 +1,136 @@
+"""The satellite tiles as arrays: loading, normalizing, splitting, batching and turning them."""
+
+import os
+
+import numpy as np
+import torch
+
+from . import eurosat
+from .eurosat import CLASSES
+from .runtime import by_budget
+from .synthetic import synthetic_tiles
+
+
+def normalize(images):
+    """uint8 images (..., C, H, W), 0..255 -> float32 of the same shape, -1..1: what ToTensor and Normalize(0.5, 0.5) do.
+
+    Raises TypeError for any other dtype, so that nothing is normalized twice.
+    """
+    if images.dtype != torch.uint8:
+        raise TypeError(f"normalize takes uint8 images with values 0..255, not {images.dtype}; are they normalized already?")
+    return images.float().div_(255).sub_(0.5).div_(0.5)
+
+
+class Tiles(torch.utils.data.Dataset):
+    """Labelled tiles in memory: `images` uint8 (N, 3, H, W), `labels` int64 (N,), `classes` names, `source` a word.
+
+    A PyTorch Dataset: `tiles[i]` is (float32 image (3, H, W) in -1..1, label), so a DataLoader takes it. The whole
+    arrays are there too, which is faster: see `batches`. Raises ValueError or TypeError where they do not fit.
+    """
+
+    def __init__(self, images, labels, classes=CLASSES, source="own"):
+        images, labels = torch.as_tensor(images), torch.as_tensor(labels)
+        if images.dtype != torch.uint8 or images.ndim != 4:
+            raise TypeError(f"images must be uint8 (N, C, H, W), not {images.dtype} {tuple(images.shape)}")
+        if labels.shape != images.shape[:1]:
+            raise ValueError(f"{len(images)} images need labels of shape ({len(images)},), not {tuple(labels.shape)}")
+        if labels.is_floating_point() or labels.dtype == torch.bool:
+            raise TypeError(f"labels must be whole numbers (int64), not {labels.dtype}")
+        labels = labels.long()
+        if len(labels) and not (0 <= labels.min() and labels.max() < len(classes)):
+            wrong = labels[(labels < 0) | (labels >= len(classes))][0].item()
+            raise ValueError(f"label {wrong} is out of range; {len(classes)} classes have the labels 0 to {len(classes) - 1}")
+        self.images, self.labels, self.classes, self.source = images, labels, tuple(classes), source
+
+    def __len__(self):
+        return len(self.labels)
+
+    def __getitem__(self, i):
+        return normalize(self.images[i]), self.labels[i].item()
+
+    def __repr__(self):
+        return f"Tiles({len(self):,} {self.source} tiles, {len(self.classes)} classes, {tuple(self.images.shape[1:])})"
+
+    def select(self, index):
+        """The tiles at `index` (int64 (M,)), as new Tiles."""
+        return Tiles(self.images[index], self.labels[index], self.classes, self.source)
+
+    def to(self, device):
+        """The same tiles on another device."""
+        return Tiles(self.images.to(device), self.labels.to(device), self.classes, self.source)
+
+    def _shuffled_by_class(self, seed):
+        # RandomState, not default_rng: NumPy promises that its numbers never change, on any machine.
+        random, labels = np.random.RandomState(seed), self.labels.cpu().numpy()
+        return [random.permutation(np.flatnonzero(labels == c)) for c in range(len(self.classes))]
+
+    def split(self, test_fraction=0.2, seed=0):
+        """Two disjoint Tiles (train, test), each class cut in the same proportion; the same cut on every machine."""
+        if not 0 < test_fraction < 1:
+            raise ValueError(f"test_fraction={test_fraction} is not between 0 and 1; choose 0.2 for an 80/20 split")
+        train, test = [], []
+        for members in self._shuffled_by_class(seed):
+            cut = round(len(members) * test_fraction)
+            test.append(members[:cut])
+            train.append(members[cut:])
+        train, test = (torch.from_numpy(np.sort(np.concatenate(part))) for part in (train, test))
+        if not len(train) or not len(test):
+            raise ValueError(f"{len(self)} tiles are too few to split off {test_fraction:.0%}; use more tiles")
+        return self.select(train), self.select(test)
+
+    def subset(self, n, seed=0):
+        """`n` tiles with equally many of each class (one more in the first classes where n does not divide)."""
+        members, k = self._shuffled_by_class(seed), len(self.classes)
+        smallest = min(len(m) for m in members)
+        if not k <= n <= smallest * k:
+            raise ValueError(f"n={n} tiles cannot be balanced over {k} classes; choose {k} to {smallest * k}"
+                             if smallest else f"a balanced subset needs tiles of all {k} classes, some have none")
+        take = [n // k + (c < n % k) for c in range(k)]
+        index = np.sort(np.concatenate([m[:t] for m, t in zip(members, take, strict=True)]))
+        return self.select(torch.from_numpy(index))
+
+
+def flip_and_transpose(images, generator=None):
+    """Each image (B, C, S, S) in one of its eight views, drawn at random: flips and, for squares, the transpose."""
+    draws = torch.rand(3, len(images), 1, 1, 1, generator=generator).to(images.device) < 0.5
+    images = torch.where(draws[0], images.flip(-1), images)
+    images = torch.where(draws[1], images.flip(-2), images)
+    square = images.shape[-1] == images.shape[-2]
+    return torch.where(draws[2], images.transpose(-1, -2), images) if square else images
+
+
+def batches(tiles, batch_size=64, *, shuffle=False, augment=False, generator=None):
+    """Yield (images float32 (B, C, H, W) in -1..1, labels int64 (B,)) until every tile was there once.
+
+    Whole batches are gathered, turned and normalized at once, on the device where the tiles are, which is many
+    times faster than one tile after another. `generator` (a CPU torch.Generator) makes the order repeatable.
+    """
+    order = torch.randperm(len(tiles), generator=generator) if shuffle else torch.arange(len(tiles))
+    for index in order.to(tiles.labels.device).split(batch_size):
+        images = tiles.images[index]                                      # (B, C, H, W) uint8
+        yield normalize(flip_and_transpose(images, generator) if augment else images), tiles.labels[index]
+
+
+def load_tiles(source="auto", root=None, download=True):
+    """The EuroSAT tiles (27,000 of 64x64 pixels, ten classes) or their synthetic stand-in, as Tiles.
+
+    source: "eurosat"; "synthetic"; or "auto": EuroSAT where it can be had, else synthetic after a line saying so.
+    EuroSAT is looked for in (1) `root`, else the environment variable EUROSAT_ROOT: a folder with
+    `eurosat/2750/<Class>/*.jpg` or `EuroSAT.zip`; (2) the user's cache folder; (3) the network, if `download`.
+    It is decoded once, kept in the cache (VIT_CACHE moves it) and memory-mapped from then on.
+    Raises ValueError for a wrong source, FileNotFoundError, OSError for data that is missing or damaged.
+    """
+    if source not in ("auto", "eurosat", "synthetic"):
+        raise ValueError(f"source={source!r} is unknown; choose 'auto', 'eurosat' or 'synthetic'")
+    root = root or os.environ.get("EUROSAT_ROOT")
+    if source == "synthetic" or (source == "auto" and by_budget(smoke=True, lesson=False, full=False)):
+        return Tiles(*synthetic_tiles(by_budget(smoke=1000, lesson=10_000, full=27_000)), source="synthetic")
+    try:
+        images = eurosat.find(root, download)
+    except OSError as problem:
+        if source == "eurosat" or root:
+            raise
+        print(f"EuroSAT is not at hand ({problem}); going on with synthetic tiles.")
+        return load_tiles("synthetic")
+    labels = torch.arange(len(CLASSES)).repeat_interleave(torch.tensor(eurosat.COUNTS))
+    return Tiles(torch.from_numpy(images), labels, source="eurosat")

@@ -1,0 +1,164 @@
+"""EuroSAT on this machine: finds or downloads the 27,000 JPEGs, decodes them once, keeps them as one array."""
+
+import hashlib
+import io
+import os
+import shutil
+import socket
+import threading
+import time
+import warnings
+import zipfile
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from platformdirs import user_cache_dir
+
+from .runtime import Progress, written_whole
+
+CLASSES = ("AnnualCrop", "Forest", "HerbaceousVegetation", "Highway", "Industrial",
+           "Pasture", "PermanentCrop", "Residential", "River", "SeaLake")
+COUNTS = (3000, 3000, 3000, 2500, 2500, 2000, 2500, 3000, 2500, 3000)     # tiles of each class
+SHAPE = (sum(COUNTS), 3, 64, 64)
+PATIENCE = 10                                                             # seconds without a byte from the network
+
+
+def cache_folder():
+    """Where decoded tiles are kept: the environment variable VIT_CACHE, else the user's cache folder."""
+    return Path(os.environ.get("VIT_CACHE") or user_cache_dir("vit_helpers"))
+
+
+def find(root=None, download=True):
+    """All tiles, uint8 (27000, 3, 64, 64) memory-mapped, in torchvision's order; see `load_tiles` for where from.
+
+    Raises OSError (FileNotFoundError, TimeoutError, ...) for tiles that are missing or damaged, and ValueError for
+    an archive with paths that lead out of it.
+    """
+    if root:
+        return _decoded(_locate(root))
+    for kept in sorted(cache_folder().glob("eurosat-*.npy"), key=os.path.getmtime, reverse=True):
+        images = _open(kept)
+        if images is not None:
+            return images
+    if not download:
+        raise FileNotFoundError("EUROSAT_ROOT is not set, nothing is cached, and download=False")
+    archive = _download()
+    images = _decoded(archive)
+    if isinstance(images, np.memmap):                # cached: the archive and its 27,000 files are no longer needed
+        shutil.rmtree(archive.parents[1], ignore_errors=True)
+    return images
+
+
+def _locate(root):
+    """The folder with the ten class folders, or the archive, that `root` means."""
+    # A relative root is meant from where the reader is, or from the folder of the course: notebooks run inside it.
+    bases = [base / Path(root).expanduser() for base in (Path.cwd(), Path(__file__).parents[1])]
+    for base in bases:
+        for name in ("eurosat/2750", "2750", "EuroSAT.zip", "eurosat/EuroSAT.zip"):
+            if (base / name).exists():
+                return base / name
+    raise FileNotFoundError(f"no EuroSAT tiles in {bases[0]}; a root holds 'eurosat/2750/<Class>/*.jpg' or 'EuroSAT.zip' "
+                            "(set by root=... or the environment variable EUROSAT_ROOT)")
+
+
+def _download():
+    """The archive, through torchvision into the cache folder. A network that is silent for PATIENCE seconds is a no."""
+    from torchvision.datasets import EuroSAT         # here, so that importing the package stays quick
+
+    folder, problems = cache_folder() / "download", []
+    folder.mkdir(parents=True, exist_ok=True)
+    archive = folder / "eurosat" / "EuroSAT.zip"
+
+    def fetch():
+        try:
+            EuroSAT(str(folder), download=True)
+        except Exception as problem:                 # handed over to the thread that waits
+            problems.append(problem)
+
+    # A thread, because looking up a host name obeys no time limit; the time limit of sockets covers all the rest.
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(PATIENCE)
+    thread, started = threading.Thread(target=fetch, daemon=True), time.monotonic()
+    thread.start()
+    try:
+        while thread.is_alive():
+            thread.join(0.1)
+            if not archive.exists() and time.monotonic() - started > PATIENCE:
+                raise TimeoutError(f"the network did not answer for {PATIENCE} seconds")
+    finally:
+        socket.setdefaulttimeout(before)
+    if problems:
+        raise OSError(f"the download failed: {problems[0]}") from problems[0]
+    return archive
+
+
+def _decoded(place):
+    """The tiles of a folder or archive, from the cache if they were decoded before, else decoded and cached now."""
+    marks = [place] if place.is_file() else [place / name for name in CLASSES if (place / name).exists()]
+    facts = [(str(mark.resolve()), mark.stat().st_size, mark.stat().st_mtime_ns) for mark in marks]
+    cached = cache_folder() / f"eurosat-{hashlib.sha256(repr(facts).encode()).hexdigest()[:12]}.npy"
+    images = _open(cached)
+    if images is None:
+        images = _decode(place)
+        try:
+            with written_whole(cached) as temporary, open(temporary, "wb") as file:
+                np.save(file, images)
+        except OSError as problem:                   # the lesson goes on from memory
+            warnings.warn(f"the decoded tiles could not be kept in {cached.parent} ({problem}), so they are decoded again "
+                          "next time; set VIT_CACHE to a folder you can write to, with 340 MB free", stacklevel=2)
+            return images
+        images = _open(cached)
+    return images
+
+
+def _open(path):
+    """The cached array at `path`, memory-mapped, or None where there is no whole one."""
+    try:
+        images = np.load(path, mmap_mode="c")        # "c": writing to the array never reaches the file
+    except (OSError, ValueError):
+        return None
+    return images if images.shape == SHAPE and images.dtype == np.uint8 else None
+
+
+def _decode(place):
+    """Decode every JPEG of a folder or archive into one array; an error names the file and says how to mend it."""
+    from PIL import Image
+
+    if place.is_dir():
+        names, read = [f"{name}/{path.name}" for name in CLASSES for path in (place / name).glob("*.jpg")], None
+    else:
+        try:
+            archive = zipfile.ZipFile(place)
+        except (zipfile.BadZipFile, OSError) as problem:
+            raise OSError(f"{place} is not a whole zip archive ({problem}), perhaps a download that was cut off; "
+                          "delete it and fetch it again (95.7 MB)") from problem
+        names, read = archive.namelist(), archive.read
+    paths = _by_class(place, names)
+    images = np.empty(SHAPE, np.uint8)
+    for i, path in enumerate(Progress(paths, desc="decoding EuroSAT, once", unit=" tiles")):
+        try:
+            image = Image.open(io.BytesIO(read(path) if read else (place / path).read_bytes()))
+            if image.size != SHAPE[:1:-1]:
+                raise ValueError(f"it has {image.width}x{image.height} pixels instead of 64x64")
+            images[i] = np.asarray(image.convert("RGB")).transpose(2, 0, 1)          # (64, 64, 3) -> (3, 64, 64)
+        except Exception as problem:                 # PIL, zipfile and zlib each raise their own
+            raise OSError(f"the tile {path} in {place} cannot be read ({problem}); replace this file by a fresh copy, "
+                          "or delete the data set and fetch it again") from problem
+    return images
+
+
+def _by_class(place, names):
+    """The paths of all tiles, class by class, each in torchvision's order; checks the paths and the counts."""
+    members = {name: [] for name in CLASSES}
+    for name in names:
+        path = PurePosixPath(name.replace("\\", "/"))
+        if path.is_absolute() or ".." in path.parts or ":" in name:
+            raise ValueError(f"{place} holds the path {name!r}, which leads out of the archive; this is not the EuroSAT "
+                             "archive, fetch it from where it is published")
+        if path.suffix == ".jpg" and path.parent.name in members:
+            members[path.parent.name].append(name)
+    for (name, paths), count in zip(members.items(), COUNTS, strict=True):
+        if len(paths) != count:
+            raise OSError(f"{place} has {len(paths):,} tiles of class {name} instead of {count:,}; some are missing or "
+                          "too many, fetch the data set again")
+    return [path for paths in members.values() for path in sorted(paths)]

@@ -1,0 +1,87 @@
+"""How good a classifier is: accuracy, per-class figures, confusion matrix, calibration."""
+
+from dataclasses import dataclass
+
+import torch
+
+from .data import batches
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What `evaluate` found: `logits` float32 (N, K), `labels` int64 (N,), both on the CPU, and the names of the classes."""
+
+    logits: torch.Tensor
+    labels: torch.Tensor
+    classes: tuple
+
+    @property
+    def probabilities(self):
+        """Softmax of the logits, float32 (N, K), rows sum to 1."""
+        return self.logits.softmax(dim=1)
+
+    @property
+    def predictions(self):
+        """The most probable class of each image, int64 (N,)."""
+        return self.logits.argmax(dim=1)
+
+    @property
+    def accuracy(self):
+        """Share of right predictions, 0 to 1."""
+        return (self.predictions == self.labels).float().mean().item()
+
+    @property
+    def loss(self):
+        """Mean cross-entropy in nats; a uniform guess has ln(K)."""
+        return torch.nn.functional.cross_entropy(self.logits, self.labels).item()
+
+    @property
+    def confusion(self):
+        """Counts, int64 (K, K): row = true class, column = predicted class."""
+        K = len(self.classes)
+        return torch.bincount(self.labels * K + self.predictions, minlength=K * K).reshape(K, K)
+
+    @property
+    def per_class(self):
+        """precision, recall and f1, 0 to 1, and support (a count), each a tensor (K,); 0 where nothing was predicted."""
+        right, true, said = self.confusion.diagonal(), self.confusion.sum(dim=1), self.confusion.sum(dim=0)
+        return {"precision": right / said.clamp(min=1), "recall": right / true.clamp(min=1),
+                "f1": 2 * right / (true + said).clamp(min=1), "support": true}
+
+    def calibration(self, bins=10):
+        """Confidence against accuracy in equal-width bins of the top probability: (count, confidence, accuracy), (bins,).
+
+        Empty bins hold nan. Guo et al. 2017, "On calibration of modern neural networks".
+        """
+        confidence, predictions = self.probabilities.max(dim=1)
+        bin_of = (confidence * bins).long().clamp(max=bins - 1)
+        count = torch.bincount(bin_of, minlength=bins)
+        mean = [torch.bincount(bin_of, weights=values.double(), minlength=bins) / count
+                for values in (confidence, predictions == self.labels)]
+        return count, *mean
+
+    def __str__(self):
+        rows = [f"accuracy {self.accuracy:.1%} on {len(self.labels):,} images", f"{'':22}precision  recall    f1  images"]
+        numbers = zip(self.classes, *self.per_class.values(), strict=True)
+        rows += [f"{name:22}{p:9.1%}{r:8.1%}{f:6.3f}{n:8,}" for name, p, r, f, n in numbers]
+        return "\n".join(rows)
+
+
+@torch.no_grad()
+def evaluate(model, tiles, batch_size=256):
+    """Evaluation of `model` on Tiles, in eval mode and float32, on the device of the model; the mode is put back.
+
+    Raises ValueError for no tiles, or a model whose number of logits is not the number of classes.
+    """
+    if not len(tiles):
+        raise ValueError("there are no tiles to evaluate on; the Tiles are empty")
+    was_training, device = model.training, next(model.parameters()).device
+    model.eval()
+    try:
+        logits = torch.cat([model(images.to(device)).float().cpu() for images, _ in batches(tiles, batch_size)])
+    finally:
+        model.train(was_training)
+    if logits.shape[1:] != (len(tiles.classes),):
+        raise ValueError(f"the model gives {tuple(logits.shape[1:])} logits for each image, the tiles have "
+                         f"{len(tiles.classes)} classes; build it with num_classes={len(tiles.classes)}")
+    return Evaluation(logits, tiles.labels.cpu(), tiles.classes)

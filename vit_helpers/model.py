@@ -1,0 +1,227 @@
+"""The Vision Transformer, from patch embedding to logits, with the parameter names of timm."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from .patches import pair, patch_grid
+
+
+class PatchEmbedding(nn.Module):
+    """Images (B, C, height, width) -> one token for each patch (B, N, D).
+
+    stem="linear": each flattened patch times one shared matrix, done as a convolution whose stride is its kernel
+    size (Dosovitskiy et al. 2021). stem="conv": small stride-2 convolutions, one for each halving from pixels to
+    patches (Xiao et al. 2021, "Early convolutions help transformers see better"); needs a patch size of 2, 4, 8, ...
+    """
+
+    def __init__(self, patch_size=8, in_channels=3, embed_dim=128, stem="linear"):
+        super().__init__()
+        size = pair(patch_size)
+        if stem == "linear":
+            self.proj = nn.Conv2d(in_channels, embed_dim, kernel_size=size, stride=size)
+        elif stem == "conv":
+            halvings = int(math.log2(size[0]))
+            if size[0] != size[1] or halvings < 1 or 2**halvings != size[0]:
+                raise ValueError(f"stem='conv' needs a square patch size of 2, 4, 8, 16, ..., not {patch_size}")
+            widths = [in_channels, *(max(8, embed_dim // 2**i) for i in range(halvings - 1, 0, -1)), embed_dim]
+            layers = []
+            for i in range(halvings):
+                # Overlapping windows first; the last one (2x2) sees only its own four positions.
+                kernel, padding = (2, 0) if i == halvings - 1 else (4, 1) if i == 0 else (3, 1)
+                layers += [nn.Conv2d(widths[i], widths[i + 1], kernel, stride=2, padding=padding), nn.GELU()]
+            self.proj = nn.Sequential(*layers[:-1])              # no activation after the last one
+        else:
+            raise ValueError(f"stem={stem!r} is unknown; choose 'linear' or 'conv'")
+
+    def forward(self, images):
+        return self.proj(images).flatten(2).transpose(1, 2)      # (B, D, rows, columns) -> (B, D, N) -> (B, N, D)
+
+
+def sincos_positions(grid, embed_dim, temperature=10000.0):
+    """The 2-D sine-cosine table, float32 (rows * columns, embed_dim), one row for each patch, values in [-1, 1].
+
+    With w_k = temperature ** (-k / (D/4)), k = 0 ... D/4 - 1, the patch at (row, column) gets
+    [sin(row w_k), cos(row w_k), sin(column w_k), cos(column w_k)] (Vaswani et al. 2017, once for each axis).
+    Raises ValueError unless embed_dim is divisible by 4.
+    """
+    if embed_dim % 4:
+        raise ValueError(f"embed_dim={embed_dim} is not divisible by 4 (sine and cosine of row and column); "
+                         f"choose {embed_dim // 4 * 4 or 4} or {embed_dim // 4 * 4 + 4}")
+    rows, columns = torch.meshgrid(torch.arange(grid[0]), torch.arange(grid[1]), indexing="ij")
+    frequencies = temperature ** (-torch.arange(embed_dim // 4) / (embed_dim // 4))
+    by_row = rows.flatten()[:, None] * frequencies               # (N, D/4)
+    by_column = columns.flatten()[:, None] * frequencies         # (N, D/4)
+    return torch.cat([by_row.sin(), by_row.cos(), by_column.sin(), by_column.cos()], dim=1)
+
+
+def interpolate_positions(positions, old_grid, new_grid):
+    """Stretch positions (1, [1 +] rows * columns, D) from one grid to another, bicubically; a CLS row stays as it is."""
+    prefix = positions.shape[1] - old_grid[0] * old_grid[1]      # 1 with a CLS token, else 0
+    image = positions[:, prefix:].transpose(1, 2).reshape(1, -1, *old_grid)          # (1, D, rows, columns)
+    image = F.interpolate(image, size=tuple(new_grid), mode="bicubic", antialias=True, align_corners=False)
+    return torch.cat([positions[:, :prefix], image.flatten(2).transpose(1, 2)], dim=1)
+
+
+class MultiHeadSelfAttention(nn.Module):
+    """Every token (B, N, D) gathers from every other; softmax(Q K^T / sqrt(head_dim)) V in `num_heads` heads.
+
+    Vaswani et al. 2017, equation 1. Equal to `torch.nn.MultiheadAttention` with the same weights: `qkv` packs the
+    three matrices by rows. Raises ValueError unless embed_dim is divisible by num_heads.
+    """
+
+    def __init__(self, embed_dim=128, num_heads=4, dropout=0.0):
+        super().__init__()
+        if embed_dim % num_heads:
+            below = embed_dim // num_heads * num_heads
+            choices = [str(width) for width in (below, below + num_heads) if width]
+            raise ValueError(f"embed_dim={embed_dim} is not divisible by num_heads={num_heads}; "
+                             f"choose {' or '.join(choices)}")
+        self.num_heads, self.head_dim = num_heads, embed_dim // num_heads
+        self.qkv = nn.Linear(embed_dim, 3 * embed_dim)
+        self.proj = nn.Linear(embed_dim, embed_dim)
+        self.drop = nn.Dropout(dropout)
+
+    def forward(self, x, return_weights=False):
+        """x (B, N, D) -> mixed (B, N, D), and with return_weights=True also the weights (B, H, N, N), rows sum to 1."""
+        B, N, D = x.shape
+        qkv = self.qkv(x).reshape(B, N, 3, self.num_heads, self.head_dim)            # (B, N, 3D) -> (B, N, 3, H, D/H)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)                                         # three times (B, H, N, D/H)
+        weights = None
+        # The fused kernel never builds the (N, N) weights. On a CPU its bf16 backward is several times slower
+        # than the explicit product, so it is used where it pays: on a GPU, or where no gradient is wanted.
+        if return_weights or (x.device.type == "cpu" and torch.is_grad_enabled()):
+            weights = (q * self.head_dim**-0.5 @ k.transpose(-2, -1)).softmax(dim=-1)    # (B, H, N, N)
+            mixed = weights.to(v.dtype) @ v                                          # (B, H, N, D/H)
+        else:
+            mixed = F.scaled_dot_product_attention(q, k, v)                          # (B, H, N, D/H)
+        mixed = self.drop(self.proj(mixed.transpose(1, 2).reshape(B, N, D)))         # heads side by side again
+        return (mixed, weights) if return_weights else mixed
+
+
+class MLP(nn.Module):
+    """The feed-forward half of a block: widen, GELU, narrow; each token (…, D) by itself."""
+
+    def __init__(self, embed_dim=128, mlp_dim=256, dropout=0.0):
+        super().__init__()
+        self.fc1, self.act, self.fc2 = nn.Linear(embed_dim, mlp_dim), nn.GELU(), nn.Linear(mlp_dim, embed_dim)
+        self.drop = nn.Dropout(dropout)
+
+    def forward(self, x):
+        return self.drop(self.fc2(self.drop(self.act(self.fc1(x)))))
+
+
+class EncoderBlock(nn.Module):
+    """One pre-norm encoder layer: x + attention(norm(x)), then x + mlp(norm(x)); (B, N, D) -> (B, N, D).
+
+    Equal to `torch.nn.TransformerEncoderLayer(norm_first=True, activation="gelu")` with the same weights.
+    """
+
+    def __init__(self, embed_dim=128, num_heads=4, mlp_dim=256, dropout=0.0):
+        super().__init__()
+        self.norm1 = nn.LayerNorm(embed_dim, eps=1e-6)
+        self.attn = MultiHeadSelfAttention(embed_dim, num_heads, dropout)
+        self.norm2 = nn.LayerNorm(embed_dim, eps=1e-6)
+        self.mlp = MLP(embed_dim, mlp_dim, dropout)
+
+    def forward(self, x, return_weights=False):
+        attended = self.attn(self.norm1(x), return_weights)
+        mixed, weights = attended if return_weights else (attended, None)
+        x = x + mixed
+        x = x + self.mlp(self.norm2(x))
+        return (x, weights) if return_weights else x
+
+
+class VisionTransformer(nn.Module):
+    """A Vision Transformer: images float (B, C, height, width) -> logits (B, num_classes).
+
+    img_size, patch_size: one number or (height, width), in pixels. positions: "learned", "sincos" or "none".
+    pool: "cls" (a learned extra token answers) or "mean" (the average of all patch tokens answers).
+    stem: "linear" or "conv", see PatchEmbedding. Dosovitskiy et al. 2021, "An image is worth 16x16 words".
+    The head starts at zero, so an untrained model gives every class the same probability.
+    Raises ValueError for sizes that do not fit together, each with values that would.
+    """
+
+    def __init__(self, img_size=64, patch_size=8, in_channels=3, num_classes=10, embed_dim=128, depth=4, num_heads=4,
+                 mlp_dim=256, dropout=0.1, *, stem="linear", positions="learned", pool="cls"):
+        super().__init__()
+        self.config = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
+        if positions not in ("learned", "sincos", "none"):
+            raise ValueError(f"positions={positions!r} is unknown; choose 'learned', 'sincos' or 'none'")
+        if pool not in ("cls", "mean"):
+            raise ValueError(f"pool={pool!r} is unknown; choose 'cls' or 'mean'")
+        self.img_size, self.grid, self.pool = pair(img_size), patch_grid(img_size, patch_size), pool
+        self.patch_embed = PatchEmbedding(patch_size, in_channels, embed_dim, stem)
+        prefix, N = int(pool == "cls"), self.grid[0] * self.grid[1]
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, embed_dim)) if prefix else None
+        if positions == "learned":
+            self.pos_embed = nn.Parameter(torch.zeros(1, prefix + N, embed_dim))
+        elif positions == "sincos":                              # a formula needs no place in the state dict
+            table = F.pad(sincos_positions(self.grid, embed_dim), (0, 0, prefix, 0))
+            self.register_buffer("pos_embed", table[None], persistent=False)
+        else:
+            self.pos_embed = None
+        self.drop = nn.Dropout(dropout)
+        self.blocks = nn.ModuleList(EncoderBlock(embed_dim, num_heads, mlp_dim, dropout) for _ in range(depth))
+        self.norm = nn.LayerNorm(embed_dim, eps=1e-6)
+        self.head = nn.Linear(embed_dim, num_classes)
+        self._initialize()
+
+    def _initialize(self):
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                nn.init.zeros_(module.bias)
+        nn.init.zeros_(self.head.weight)
+        for parameter in (self.cls_token, self.pos_embed):
+            if isinstance(parameter, nn.Parameter):
+                nn.init.trunc_normal_(parameter, std=0.02)
+
+    def set_img_size(self, img_size):
+        """Take images of another size from now on: the positions are stretched to the new grid. Returns the model."""
+        grid = patch_grid(img_size, self.config["patch_size"])
+        if self.pos_embed is not None:
+            stretched = interpolate_positions(self.pos_embed.detach(), self.grid, grid)
+            learned = isinstance(self.pos_embed, nn.Parameter)
+            self.pos_embed = nn.Parameter(stretched) if learned else stretched
+        self.img_size, self.grid, self.config["img_size"] = pair(img_size), grid, img_size
+        return self
+
+    def _check(self, images):
+        channels, (height, width) = self.config["in_channels"], self.img_size
+        if images.ndim != 4 or images.shape[1] != channels:
+            raise ValueError(f"images must be (B, {channels}, {height}, {width}), not {tuple(images.shape)}")
+        if tuple(images.shape[2:]) != self.img_size:
+            raise ValueError(f"this model takes {height}x{width} images, not {images.shape[2]}x{images.shape[3]}; resize "
+                             f"them, or call model.set_img_size(({images.shape[2]}, {images.shape[3]})) first")
+        if not images.is_floating_point():
+            raise TypeError(f"images are {images.dtype}; turn them into floats first with vit_helpers.normalize(images)")
+
+    def forward_features(self, images, return_weights=False):
+        """Images -> tokens (B, N[+1], D) after the last norm; CLS first where there is one.
+
+        With return_weights=True also the attention weights of all blocks, (B, depth, H, N[+1], N[+1]).
+        """
+        self._check(images)
+        x = self.patch_embed(images)                                                 # (B, N, D)
+        if self.cls_token is not None:
+            x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], dim=1)         # (B, N+1, D)
+        if self.pos_embed is not None:
+            x = x + self.pos_embed
+        x, maps = self.drop(x), []
+        for block in self.blocks:
+            if return_weights:
+                x, weights = block(x, return_weights=True)
+                maps.append(weights)
+            else:
+                x = block(x)
+        x = self.norm(x)
+        return (x, torch.stack(maps, dim=1)) if return_weights else x
+
+    def forward(self, images):
+        """Images float (B, C, height, width) -> logits (B, num_classes)."""
+        tokens = self.forward_features(images)                                       # (B, N[+1], D)
+        pooled = tokens[:, 0] if self.pool == "cls" else tokens.mean(dim=1)          # (B, D)
+        return self.head(pooled)

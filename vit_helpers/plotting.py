@@ -1,0 +1,249 @@
+"""Every picture of the course: functions that take arrays and return a Matplotlib figure with alt text."""
+
+import io
+import re
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+MAP = "cividis"                              # readable for every kind of color vision, and in gray
+COLORS = ("#00418d", "#d97b00", "#2a8f6d", "#a3297b", "#6b6b6b")
+STYLES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))      # never color alone
+
+
+class Picture(Figure):
+    """A Matplotlib figure that a notebook shows once, as PNG, with `alt` as the text for who cannot see it."""
+
+    alt = ""
+
+    def _repr_mimebundle_(self, include=None, exclude=None):
+        file = io.BytesIO()
+        self.savefig(file, format="png", dpi=100)
+        return {"image/png": file.getvalue(), "text/plain": self.alt}, {"image/png": {"alt": self.alt}}
+
+
+def _picture(title, alt, rows=1, columns=1, **size):
+    picture = Picture(layout="constrained", **size)
+    picture.alt = alt
+    axes = picture.subplots(rows, columns, squeeze=False)
+    if title:
+        picture.suptitle(title, fontsize=11)
+    return picture, axes
+
+
+def as_pixels(image):
+    """An image (3, H, W), uint8 or normalized to -1..1, as uint8 (H, W, 3) for imshow."""
+    image = torch.as_tensor(image)
+    if image.is_floating_point():
+        image = ((image.detach() * 0.5 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
+    return image.cpu().permute(1, 2, 0).numpy()
+
+
+def _show(axis, pixels, label="", **options):
+    axis.imshow(pixels, interpolation="nearest", **options)
+    axis.set(xticks=[], yticks=[])
+    if label:
+        axis.set_title(re.sub("(?<=[a-z])(?=[A-Z])", "\n", label), fontsize=8)       # HerbaceousVegetation in two lines
+
+
+def image_grid(images, labels=None, columns=10, title="", scale=1.0):
+    """Images (N, 3, H, W), uint8 or normalized, in rows of `columns`, each with its label above it."""
+    labels = [""] * len(images) if labels is None else labels
+    rows = -(-len(images) // columns)
+    picture, axes = _picture(title, f"{title}. {len(images)} images in {rows} rows: " + ", ".join(dict.fromkeys(labels)),
+                             rows, columns, figsize=(columns * scale, rows * (scale + 0.35) + 0.4))
+    for axis in axes.flat:
+        axis.axis("off")
+    for axis, image, label in zip(axes.flat, images, labels, strict=False):
+        _show(axis, as_pixels(image), label)
+    return picture
+
+
+def patch_lines(image, patch_size, title="", numbers=True, width=4.0):
+    """An image (3, H, W) with the borders of its patches, and their numbers in reading order."""
+    pixels = as_pixels(image)
+    rows, columns = pixels.shape[0] // patch_size, pixels.shape[1] // patch_size
+    picture, axes = _picture(title, f"{title}. An image under a grid of {rows} x {columns} patches.",
+                             figsize=(width, width * rows / columns + 0.4))
+    axis = axes[0, 0]
+    _show(axis, pixels)
+    for r in range(rows):
+        for c in range(columns):
+            corner = (c * patch_size - 0.5, r * patch_size - 0.5)
+            axis.add_patch(Rectangle(corner, patch_size, patch_size, fill=False, color="white", linewidth=0.6))
+            if numbers:
+                axis.text(corner[0] + patch_size / 2, corner[1] + patch_size / 2, r * columns + c, color="white",
+                          fontsize=7, ha="center", va="center", bbox={"color": "black", "alpha": 0.45, "pad": 0.8})
+    return picture
+
+
+def patch_mosaic(patches, grid, title="", width=4.0):
+    """Patches (N, 3, P, P) laid out on a grid (rows, columns) with gaps between them."""
+    rows, columns = grid
+    picture, axes = _picture(title, f"{title}. {rows * columns} patches, {rows} rows of {columns}, with gaps.",
+                             rows, columns, figsize=(width, width * rows / columns + 0.4))
+    for axis, patch in zip(axes.flat, patches, strict=True):
+        _show(axis, as_pixels(patch))
+    return picture
+
+
+def heatmap(values, title="", xlabel="", ylabel="", rows=None, columns=None, numbers=None, unit="", limits=None, size=4.0):
+    """A matrix (R, C) as colored cells; `numbers` is a format such as ".2f" to write them in, `unit` names the colors."""
+    values = np.asarray(torch.as_tensor(values).detach().cpu())
+    low, high = limits or (float(np.nanmin(values)), float(np.nanmax(values)))
+    peak = np.unravel_index(np.nanargmax(values), values.shape)
+    alt = (f"{title}. Heat map of {values.shape[0]} x {values.shape[1]} cells, {unit or 'values'} from {np.nanmin(values):.3g} "
+           f"to {np.nanmax(values):.3g}, largest in row {peak[0]}, column {peak[1]}.")
+    ratio = min(max(values.shape[0] / values.shape[1], 0.3), 1.5)
+    picture, axes = _picture(title, alt, figsize=(size + 1.0, size * ratio + 0.9))
+    axis = axes[0, 0]
+    image = axis.imshow(values, cmap=MAP, vmin=low, vmax=high, aspect="auto" if ratio == 0.3 else "equal")
+    axis.set(xlabel=xlabel, ylabel=ylabel)
+    for names, place in ((rows, axis.set_yticks), (columns, axis.set_xticks)):
+        if names is not None:
+            place(range(len(names)), names, fontsize=8, **({"rotation": 90} if place == axis.set_xticks and len(names) > 6 else {}))
+    if numbers:
+        for (r, c), value in np.ndenumerate(values):
+            axis.text(c, r, format(value, numbers), ha="center", va="center", fontsize=8,
+                      color="white" if value < (low + high) / 2 else "black")
+    picture.colorbar(image, label=unit, shrink=0.8)
+    return picture
+
+
+def cell_maps(maps, labels, title="", mark=None, unit="", columns=4, limits=None):
+    """Several (rows, columns) maps as cells on one shared scale; `mark` is a (row, column) to frame in each."""
+    maps = np.asarray(torch.as_tensor(maps).detach().cpu())
+    low, high = limits or (float(maps.min()), float(maps.max()))
+    columns, rows = min(columns, len(maps)), -(-len(maps) // min(columns, len(maps)))
+    picture, axes = _picture(title, f"{title}. {len(maps)} maps of {maps.shape[1]} x {maps.shape[2]} cells, {unit} "
+                             f"from {low:.3g} to {high:.3g}: " + ", ".join(labels), rows, columns,
+                             figsize=(columns * 2.0 + 0.9, rows * 2.2 + 0.4))
+    for axis in axes.flat[len(maps):]:
+        axis.axis("off")
+    for axis, values, label in zip(axes.flat, maps, labels, strict=False):
+        _show(axis, values, label, cmap=MAP, vmin=low, vmax=high)
+        if mark is not None:
+            axis.add_patch(Rectangle((mark[1] - 0.5, mark[0] - 0.5), 1, 1, fill=False, color="red", linewidth=2))
+    picture.colorbar(axes.flat[0].images[0], ax=axes, label=unit, shrink=0.8)
+    return picture
+
+
+def attention_on_image(image, weights, query, title="", labels=None):
+    """An image (3, H, W) beside it seen through attention (M, rows, columns): cells dark where little is taken from.
+
+    `query` is the (row, column) of the patch that asks; it is framed. Each map is scaled to its own largest weight.
+    """
+    pixels, weights = as_pixels(image), np.asarray(torch.as_tensor(weights).detach().cpu())
+    labels = labels or [f"head {h}" for h in range(len(weights))]
+    M, rows, columns = weights.shape
+    P, Q = pixels.shape[0] // rows, pixels.shape[1] // columns
+    picture, axes = _picture(title, f"{title}. A tile, and beside it {M} times the same tile with {rows} x {columns} cells "
+                             "darkened where attention is low: " + ", ".join(labels), 1, M + 1, figsize=(1.9 * (M + 1), 2.5))
+    for axis, values, label in zip(axes.flat, [None, *weights], ["tile", *labels], strict=True):
+        shade = 1 if values is None else np.kron(values / values.max(), np.ones((P, Q)))[..., None]
+        _show(axis, (pixels * (0.15 + 0.85 * shade)).astype(np.uint8), label)
+        axis.add_patch(Rectangle((query[1] * Q - 0.5, query[0] * P - 0.5), Q, P, fill=False, color="red", linewidth=1.5))
+    return picture
+
+
+def curves(lines, x=None, title="", xlabel="", ylabel="", logy=False, limits=None, size=(6.0, 3.2), marker=""):
+    """Lines by name, {name: values} or {name: (x, values)}, each with its own color and dash; nan leaves a gap."""
+    picture, axes = _picture(title, "", figsize=size)
+    axis, facts = axes[0, 0], []
+    for i, (name, values) in enumerate(lines.items()):
+        here, values = values if isinstance(values, tuple) else (x, values)
+        values = np.asarray(values, dtype=float)
+        here = np.arange(1, len(values) + 1) if here is None else here
+        axis.plot(here, values, label=name, color=COLORS[i % 5], linestyle=STYLES[i % 5], marker=marker)
+        facts.append(f"{name} from {values[0]:.3g} to {values[-1]:.3g}")
+    axis.set(xlabel=xlabel, ylabel=ylabel, yscale="log" if logy else "linear")
+    if limits:
+        axis.set_ylim(*limits)
+    axis.grid(alpha=0.3)
+    if len(lines) > 1:
+        axis.legend(fontsize=8)
+    picture.alt = f"{title}. Line chart of {ylabel} against {xlabel}: " + "; ".join(facts) + "."
+    return picture
+
+
+def bars(names, values, title="", xlabel="", numbers=".1%"):
+    """Horizontal bars, one for each name, with their values written at the end."""
+    values = [float(v) for v in values]
+    picture, axes = _picture(title, f"{title}. Bars of {xlabel}: " + ", ".join(
+        f"{n} {format(v, numbers)}" for n, v in zip(names, values, strict=True)), figsize=(6.0, 0.28 * len(values) + 1.0))
+    axis = axes[0, 0]
+    drawn = axis.barh(range(len(values)), values, color=COLORS[0])
+    axis.bar_label(drawn, [format(v, numbers) for v in values], fontsize=8, padding=2)
+    axis.set_yticks(range(len(values)), names, fontsize=8)
+    axis.set(xlabel=xlabel, xlim=(min(0, *values), max(values) * 1.15 or 1))
+    axis.invert_yaxis()
+    return picture
+
+
+def histograms(values, title="", xlabel="", limits=None):
+    """Distributions by name, {name: numbers}, as steps over shared bins."""
+    values = {name: np.asarray(torch.as_tensor(v).detach().cpu()).ravel() for name, v in values.items()}
+    low, high = limits or (min(v.min() for v in values.values()), max(v.max() for v in values.values()))
+    picture, axes = _picture(title, f"{title}. Histograms of {xlabel}: " + "; ".join(
+        f"{name} with mean {v.mean():.2f} and standard deviation {v.std():.2f}" for name, v in values.items()), figsize=(6, 3))
+    for i, (name, v) in enumerate(values.items()):
+        axes[0, 0].hist(v, bins=np.linspace(low, high, 61), histtype="step", label=name, color=COLORS[i], linestyle=STYLES[i],
+                        density=True)
+    axes[0, 0].set(xlabel=xlabel, ylabel="density")
+    axes[0, 0].legend(fontsize=8)
+    return picture
+
+
+def predictions(images, probabilities, classes, labels=None, title="", columns=4):
+    """Images (N, 3, H, W) with the three most probable classes as bars; the truth above, where labels are given."""
+    probabilities = torch.as_tensor(probabilities).detach().cpu()
+    rows, facts = -(-len(images) // columns), []
+    picture, axes = _picture(title, "", rows, 2 * columns, figsize=(3.3 * columns, 1.5 * rows + 0.4))
+    for axis in axes.flat:
+        axis.axis("off")
+    for i, image in enumerate(images):
+        tile, chart = axes.flat[2 * i], axes.flat[2 * i + 1]
+        top, index = probabilities[i].topk(3)
+        truth = "" if labels is None else classes[int(labels[i])]
+        _show(tile, as_pixels(image), truth)
+        tile.axis("on")
+        right = labels is None or int(index[0]) == int(labels[i])
+        chart.axis("on")
+        chart.barh(range(3), top, color=COLORS[0] if right else COLORS[1], hatch="" if right else "//")
+        for place, (p, c) in enumerate(zip(top.tolist(), index.tolist(), strict=True)):
+            chart.text(0.02, place, f"{classes[c]} {p:.0%}", va="center", fontsize=7,
+                       bbox={"color": "white", "alpha": 0.7, "pad": 0.5})
+        chart.set(xlim=(0, 1), xticks=[], yticks=[])
+        chart.invert_yaxis()
+        facts.append(f"{truth or 'image'} predicted {classes[int(index[0])]} ({top[0]:.0%})")
+    picture.alt = f"{title}. Tiles with their three most probable classes: " + ", ".join(facts)
+    return picture
+
+
+def reliability(count, confidence, accuracy, title=""):
+    """Accuracy against confidence for each bin, with the number of images as bars below."""
+    picture, axes = _picture(title, f"{title}. Reliability diagram: " + ", ".join(
+        f"{c:.0%} sure, {a:.0%} right" for c, a, n in zip(confidence, accuracy, count, strict=True) if n),
+        2, 1, figsize=(4.4, 4.8))
+    edges = (np.arange(len(count)) + 0.5) / len(count)
+    axes[0, 0].plot([0, 1], [0, 1], color=COLORS[4], linestyle=":", label="as sure as right")
+    axes[0, 0].plot(confidence, accuracy, "o-", color=COLORS[0], label="this model")
+    axes[0, 0].set(ylabel="accuracy", xlim=(0, 1), ylim=(0, 1.02))
+    axes[0, 0].legend(fontsize=8)
+    axes[1, 0].bar(edges, count, width=0.9 / len(count), color=COLORS[0])
+    axes[1, 0].set(xlabel="confidence (largest probability)", ylabel="images", xlim=(0, 1))
+    return picture
+
+
+def scatter(x, y, labels, classes, title="", xlabel="", ylabel=""):
+    """Points (N,) by class, each class with its own marker."""
+    picture, axes = _picture(title, f"{title}. Scatter of {len(x)} points in {len(classes)} classes, {ylabel} against {xlabel}.",
+                             figsize=(6.4, 4.2))
+    for k, (name, marker) in enumerate(zip(classes, "osv^<>PXD*", strict=True)):
+        here = np.asarray(labels) == k
+        axes[0, 0].scatter(np.asarray(x)[here], np.asarray(y)[here], s=14, marker=marker, label=name, alpha=0.8)
+    axes[0, 0].set(xlabel=xlabel, ylabel=ylabel)
+    picture.legend(fontsize=8, loc="outside right upper")
+    return picture

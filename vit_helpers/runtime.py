@@ -1,0 +1,82 @@
+"""What adapts a run to the place it runs in: its budget, its device, its progress bar, its files."""
+
+import os
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+BUDGETS = ("smoke", "lesson", "full")
+
+
+def by_budget(*, smoke, lesson, full):
+    """Pick one of three values by the environment variable `VIT_BUDGET` ("smoke", "lesson", "full"; default "lesson").
+
+    "smoke" is for tests (seconds, synthetic tiles, no network), "lesson" for learners (minutes on two CPU cores),
+    "full" for a GPU or a patient evening. Raises ValueError for any other value of the variable.
+    """
+    name = os.environ.get("VIT_BUDGET", "lesson")
+    if name not in BUDGETS:
+        raise ValueError(f"VIT_BUDGET={name!r} is not a budget; choose 'smoke', 'lesson' or 'full', or leave it unset")
+    return {"smoke": smoke, "lesson": lesson, "full": full}[name]
+
+
+def pick_device(device=None):
+    """The torch.device to use: the one asked for, else CUDA where there is one, else the CPU."""
+    return torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def has_fast_bf16(device):
+    """Whether matrix products in bfloat16 are faster than in float32 on `device`.
+
+    On a CPU that takes bf16 instructions (AMX or AVX512-BF16 on x86); without them bf16 is emulated and slower.
+    """
+    if torch.device(device).type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    units = getattr(torch.cpu, "get_capabilities", dict)()        # older releases of torch cannot tell: then float32
+    return torch.device(device).type == "cpu" and bool(units.get("amx_bf16") or units.get("avx512_bf16"))
+
+
+class Progress(tqdm):
+    """tqdm's bar as plain text: rewritten in place in a notebook and in a terminal, one line per bar elsewhere.
+
+    tqdm's own notebook bar is a widget, which is empty in a stored notebook; its text bar writes to stderr.
+    """
+
+    def __init__(self, *args, **kwargs):
+        self.handle = self.shown = None
+        in_kernel = "ipykernel" in sys.modules and sys.modules["ipykernel"].kernelapp.IPKernelApp.initialized()
+        if in_kernel:
+            from IPython.display import display
+
+            self.handle = display({"text/plain": ""}, raw=True, display_id=True)
+        # A log file or a pipe gets the finished bar only, not one line every half second.
+        patience = 0.5 if in_kernel or sys.stdout.isatty() else float("inf")
+        super().__init__(*args, file=sys.stdout, mininterval=patience, ncols=96, **kwargs)
+
+    def display(self, msg=None, pos=None):
+        if self.handle is None:
+            return super().display(msg, pos)
+        text = msg if msg is not None else str(self)
+        if text and text != self.shown:
+            self.shown = text
+            self.handle.update({"text/plain": text}, raw=True)
+        return True
+
+
+@contextmanager
+def written_whole(path):
+    """Yield a temporary path beside `path` and rename it to `path` at the end: readers never see half a file.
+
+    If anything fails, the temporary file is removed and an older file at `path` stays as it was.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

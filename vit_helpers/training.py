@@ -1,0 +1,232 @@
+"""Training: two named recipes, the loop `fit`, its History, checkpoints."""
+
+import math
+import pickle
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from time import perf_counter
+
+import torch
+import torch.nn.functional as F
+
+from .data import batches
+from .evaluation import evaluate
+from .runtime import Progress, has_fast_bf16, pick_device, written_whole
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that `fit` can vary; `model` holds the arguments of VisionTransformer that go with it."""
+
+    model: dict = field(default_factory=dict)
+    muon: bool = False                   # Muon for the blocks' matrices, AdamW for the rest; else Adam for all
+    learning_rate: float = 1e-3          # of Adam or AdamW
+    muon_learning_rate: float = 2e-2
+    weight_decay: float = 0.0            # of matrices only
+    batch_size: int = 64
+    warmup: float = 0.0                  # share of all steps in which the learning rate rises from zero
+    decay: bool = False                  # after that: linearly down to zero at the last step; else constant
+    augment: bool = False                # each tile in one of its eight flips and transposes
+    label_smoothing: float = 0.0
+    bf16: bool = False                   # mixed precision, where the device computes faster in bfloat16
+
+
+PLAIN = Recipe()
+GOOD = Recipe(model={"positions": "sincos", "pool": "mean", "dropout": 0.0},
+              muon=True, learning_rate=2e-3, weight_decay=0.01, warmup=0.1, decay=True,
+              augment=True, label_smoothing=0.1, bf16=True)
+
+
+def make_optimizers(model, recipe):
+    """The optimizers of a recipe as a list: [Adam], or [Muon, AdamW]."""
+    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    if not recipe.muon:
+        return [torch.optim.Adam([p for _, p in named], lr=recipe.learning_rate)]
+    muon = [p for name, p in named if "blocks." in name and p.ndim == 2]
+    rest = [p for name, p in named if not ("blocks." in name and p.ndim == 2)]
+    decayed = [{"params": [p for p in rest if p.ndim >= 2], "weight_decay": recipe.weight_decay},
+               {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0}]
+    optimizers = [torch.optim.AdamW(decayed, lr=recipe.learning_rate)]
+    if muon:
+        optimizers.insert(0, torch.optim.Muon(muon, lr=recipe.muon_learning_rate, weight_decay=recipe.weight_decay))
+    return optimizers
+
+
+def learning_rate_factor(recipe, step, steps):
+    """What the learning rate is multiplied by at `step` (0 ... steps - 1): warm-up, then linear decay or constant."""
+    warmup = recipe.warmup * steps
+    rising = (step + 1) / warmup if step < warmup else 1.0
+    return min(rising, (steps - step) / max(1.0, steps - warmup)) if recipe.decay else min(rising, 1.0)
+
+
+@dataclass
+class History:
+    """What happened in training, one entry for each finished epoch; `step_loss` has one for each step."""
+
+    loss: list = field(default_factory=list)             # mean training loss of the epoch
+    train_accuracy: list = field(default_factory=list)   # 0 to 1, while learning: augmented tiles, dropout on
+    test_accuracy: list = field(default_factory=list)    # 0 to 1; empty without test tiles
+    seconds: list = field(default_factory=list)          # of training, without the evaluation
+    step_loss: list = field(default_factory=list)
+    interrupted: bool = False
+
+    def __len__(self):
+        return len(self.loss)
+
+    def __str__(self):
+        test = self.test_accuracy or [math.nan] * len(self)
+        columns = zip(self.loss, self.train_accuracy, test, self.seconds, strict=True)
+        rows = [f"{i:5}{loss:9.3f}{a:12.1%}{b:12.1%}{s:9.1f}" for i, (loss, a, b, s) in enumerate(columns, 1)]
+        return "\n".join(["epoch     loss    training        test  seconds", *rows])
+
+
+def fit(model, train, test=None, *, epochs, recipe=GOOD, seed=0, device=None, checkpoint=None, resume=False):
+    """Train `model` in place on Tiles for `epochs` passes and return the History; `test` is only reported.
+
+    `seed` fixes order, augmentation and dropout (set torch's seed before building the model for its first weights).
+    `checkpoint` names a file that is written after each epoch; with resume=True a run found there goes on and ends
+    with the same numbers as one that was never interrupted. Ctrl-C ends training early: model and history so far stay.
+    Raises ValueError for data or settings that cannot work, and FloatingPointError when the loss is not finite: then
+    the model is back at its last good epoch, and the history so far is in the error's `history`.
+    """
+    if len(train) == 0 or len(train.labels.unique()) < 2:
+        found = f"{len(train)} tiles of one class" if len(train) else "no tiles"
+        raise ValueError(f"training needs tiles of at least two classes, not {found}")
+    if not (isinstance(epochs, int) and epochs > 0):
+        raise ValueError(f"epochs={epochs!r} must be a whole number of at least 1")
+    device = pick_device(device)
+    model.to(device)
+    train = train.to(device)
+    steps = math.ceil(len(train) / recipe.batch_size)
+    optimizers = make_optimizers(model, recipe)
+    schedules = [torch.optim.lr_scheduler.LambdaLR(o, lambda step: learning_rate_factor(recipe, step, epochs * steps))
+                 for o in optimizers]
+    generator, history = torch.Generator().manual_seed(seed), History()
+    run = dict(model=model, optimizers=optimizers, schedules=schedules, generator=generator, history=history,
+               settings={**asdict(recipe), "epochs": epochs, "tiles": len(train), "seed": seed})
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        if resume and checkpoint and Path(checkpoint).exists():
+            load_checkpoint(checkpoint, **run)
+        bar = Progress(total=epochs * steps, initial=len(history) * steps, unit=" steps")
+        try:
+            while len(history) < epochs:
+                kept = {name: value.clone() for name, value in model.state_dict().items()}
+                _one_epoch(model, train, recipe, optimizers, schedules, generator, history, bar, epochs)
+                if test is not None:
+                    history.test_accuracy.append(evaluate(model, test).accuracy)
+                if checkpoint:
+                    save_checkpoint(checkpoint, **run)
+        except KeyboardInterrupt:
+            history.interrupted = True
+        except FloatingPointError as problem:
+            model.load_state_dict(kept)
+            problem.history = history
+            raise
+        finally:
+            _show(bar, history, epochs)
+            bar.close()
+    if history.interrupted:
+        print(f"interrupted after {len(history)} of {epochs} epochs; the model and the history so far are usable")
+    return history
+
+
+def _one_epoch(model, train, recipe, optimizers, schedules, generator, history, bar, epochs):
+    model.train()
+    started, losses, hits, window = perf_counter(), [], 0, []
+    steps, device = math.ceil(len(train) / recipe.batch_size), train.labels.device
+    for images, labels in batches(train, recipe.batch_size, shuffle=True, augment=recipe.augment, generator=generator):
+        # For each step anew: autocast keeps its bf16 copies of the weights until it is left.
+        with torch.autocast(device.type, torch.bfloat16, recipe.bf16 and has_fast_bf16(device)):
+            logits = model(images).float()                                           # (B, 10)
+        loss = F.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+        loss.backward()
+        for optimizer, schedule in zip(optimizers, schedules, strict=True):
+            optimizer.step()
+            schedule.step()
+        window.append(torch.stack([loss.detach().float(), (logits.argmax(dim=1) == labels).sum()]))
+        # Reading a number from a GPU makes it wait, so numbers are read ten at a time.
+        if len(window) == 10 or len(losses) + len(window) == steps:
+            values = torch.stack(window).cpu()                                       # (10, 2)
+            for value in values[:, 0].tolist():
+                losses.append(value)
+                if not math.isfinite(value):
+                    raise _diverged(f"the loss became {value} at step {len(losses)} of {steps} of epoch {len(history) + 1}")
+            hits += int(values[:, 1].sum())
+            bar.update(len(window))
+            window.clear()
+            seen = min(len(losses) * recipe.batch_size, len(train))
+            _show(bar, history, epochs, sum(losses[-50:]) / len(losses[-50:]), hits / seen)
+    if not all(p.isfinite().all() for p in model.parameters()):
+        raise _diverged(f"the last step of epoch {len(history) + 1} made weights that are not finite")
+    history.step_loss += losses
+    history.loss.append(sum(losses) / len(losses))
+    history.train_accuracy.append(hits / len(train))
+    history.seconds.append(perf_counter() - started)
+
+
+def _diverged(what):
+    return FloatingPointError(f"{what}; training stopped, the model is back at its last good epoch. "
+                              "Try a tenth of the learning rate, and look for broken values in the images")
+
+
+def _show(bar, history, epochs, loss=None, accuracy=None):
+    bar.set_description_str(f"epoch {min(len(history) + (loss is not None), epochs)}/{epochs}", refresh=False)
+    loss = loss if loss is not None or not len(history) else history.loss[-1]
+    accuracy = accuracy if accuracy is not None or not len(history) else history.train_accuracy[-1]
+    parts = [] if loss is None else [f"loss {loss:.3f}", f"training {accuracy:.1%}"]
+    parts += [f"test {history.test_accuracy[-1]:.1%}"] if history.test_accuracy else []
+    bar.set_postfix_str(", ".join(parts), refresh=False)
+
+
+def save_checkpoint(path, model, optimizers=(), schedules=(), generator=None, history=None, settings=None):
+    """Write everything a run needs to go on: weights, optimizers, schedules, random state, history. Never half a file."""
+    state = {"model": model.state_dict(), "optimizers": [o.state_dict() for o in optimizers],
+             "schedules": [s.state_dict() for s in schedules], "settings": settings,
+             "random": torch.get_rng_state(), "generator": generator.get_state() if generator else None,
+             "cuda": torch.cuda.get_rng_state_all(), "history": asdict(history) if history else None}
+    with written_whole(path) as temporary:
+        torch.save(state, temporary)
+
+
+def load_checkpoint(path, model, optimizers=(), schedules=(), generator=None, history=None, settings=None):
+    """Put back what `save_checkpoint` wrote, into the objects given (often just the model), in place.
+
+    Only plain tensors and numbers are read (weights_only=True). Raises FileNotFoundError, ValueError for a file that
+    is no checkpoint, for weights of another model, or for another run's settings; then nothing was changed.
+    """
+    try:
+        state = torch.load(path, weights_only=True, map_location="cpu")
+        weights = state["model"]
+    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError) as problem:
+        raise ValueError(f"{path} is not a whole checkpoint of this course; delete it and train again") from problem
+    check_weights(model, weights, path)
+    if settings is not None and state["settings"] != settings:
+        other = {k: v for k, v in (state["settings"] or {}).items() if settings.get(k) != v}
+        raise ValueError(f"{path} belongs to a run with other settings: {other}; use the same, or another file name")
+    model.load_state_dict(weights)
+    for things, name in ((optimizers, "optimizers"), (schedules, "schedules")):
+        for thing, saved in zip(things, state[name], strict=True):
+            thing.load_state_dict(saved)
+    if generator is not None:
+        generator.set_state(state["generator"])
+        torch.set_rng_state(state["random"])
+        if len(state["cuda"]) == torch.cuda.device_count():
+            torch.cuda.set_rng_state_all(state["cuda"])
+    if history is not None:
+        for item in fields(history):
+            setattr(history, item.name, state["history"][item.name])
+
+
+def check_weights(model, weights, path):
+    """Raise ValueError, naming every entry, unless the state dict `weights` fits `model` exactly."""
+    wanted = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    found = {name: tuple(value.shape) for name, value in weights.items()}
+    wrong = [f"{name} is missing" for name in wanted.keys() - found.keys()]
+    wrong += [f"{name} is not part of the model" for name in found.keys() - wanted.keys()]
+    wrong += [f"{name} is {found[name]}, the model needs {wanted[name]}"
+              for name in wanted.keys() & found.keys() if found[name] != wanted[name]]
+    if wrong:
+        raise ValueError(f"the weights in {path} belong to another model: " + "; ".join(sorted(wrong)))
