@@ -78,12 +78,17 @@ def _download():
     # A thread, because looking up a host name obeys no time limit; the time limit of sockets covers all the rest.
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(PATIENCE)
-    thread, started = threading.Thread(target=fetch, daemon=True), time.monotonic()
+    thread, since = threading.Thread(target=fetch, daemon=True), time.monotonic()
+    received = size = archive.stat().st_size if archive.exists() else 0
     thread.start()
     try:
         while thread.is_alive():
             thread.join(0.1)
-            if not archive.exists() and time.monotonic() - started > PATIENCE:
+            if archive.exists():
+                size = archive.stat().st_size
+            if size != received or (archive.parent / "2750").exists():       # the last: it is being unpacked
+                received, since = size, time.monotonic()
+            if time.monotonic() - since > PATIENCE:
                 raise TimeoutError(f"the network did not answer for {PATIENCE} seconds")
     finally:
         socket.setdefaulttimeout(before)
@@ -115,7 +120,7 @@ def _open(path):
     """The cached array at `path`, memory-mapped, or None where there is no whole one."""
     try:
         images = np.load(path, mmap_mode="c")        # "c": writing to the array never reaches the file
-    except (OSError, ValueError):
+    except (OSError, ValueError, EOFError):          # EOFError: an empty file, such as a power cut leaves
         return None
     return images if images.shape == SHAPE and images.dtype == np.uint8 else None
 

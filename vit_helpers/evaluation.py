@@ -67,6 +67,13 @@ class Evaluation:
         return "\n".join(rows)
 
 
+def check_classes(logits, tiles):
+    """Raise ValueError unless `logits` (B, K) have one column for each class of the tiles."""
+    if logits.shape[1:] != (len(tiles.classes),):
+        raise ValueError(f"the model gives {tuple(logits.shape[1:])} logits for each image, the tiles have "
+                         f"{len(tiles.classes)} classes; build it with num_classes={len(tiles.classes)}")
+
+
 @torch.no_grad()
 def evaluate(model, tiles, batch_size=256):
     """Evaluation of `model` on Tiles, in eval mode and float32, on the device of the model; the mode is put back.
@@ -81,7 +88,5 @@ def evaluate(model, tiles, batch_size=256):
         logits = torch.cat([model(images.to(device)).float().cpu() for images, _ in batches(tiles, batch_size)])
     finally:
         model.train(was_training)
-    if logits.shape[1:] != (len(tiles.classes),):
-        raise ValueError(f"the model gives {tuple(logits.shape[1:])} logits for each image, the tiles have "
-                         f"{len(tiles.classes)} classes; build it with num_classes={len(tiles.classes)}")
+    check_classes(logits, tiles)
     return Evaluation(logits, tiles.labels.cpu(), tiles.classes)

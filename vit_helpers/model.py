@@ -40,6 +40,11 @@ class PatchEmbedding(nn.Module):
         return self.proj(images).flatten(2).transpose(1, 2)      # (B, D, rows, columns) -> (B, D, N) -> (B, N, D)
 
 
+def _widths(embed_dim, step):
+    below = embed_dim // step * step
+    return f"choose {below} or {below + step}" if below else f"choose {step} or {2 * step}"
+
+
 def sincos_positions(grid, embed_dim, temperature=10000.0):
     """The 2-D sine-cosine table, float32 (rows * columns, embed_dim), one row for each patch, values in [-1, 1].
 
@@ -49,7 +54,7 @@ def sincos_positions(grid, embed_dim, temperature=10000.0):
     """
     if embed_dim % 4:
         raise ValueError(f"embed_dim={embed_dim} is not divisible by 4 (sine and cosine of row and column); "
-                         f"choose {embed_dim // 4 * 4 or 4} or {embed_dim // 4 * 4 + 4}")
+                         f"{_widths(embed_dim, 4)}")
     rows, columns = torch.meshgrid(torch.arange(grid[0]), torch.arange(grid[1]), indexing="ij")
     frequencies = temperature ** (-torch.arange(embed_dim // 4) / (embed_dim // 4))
     by_row = rows.flatten()[:, None] * frequencies               # (N, D/4)
@@ -75,10 +80,8 @@ class MultiHeadSelfAttention(nn.Module):
     def __init__(self, embed_dim=128, num_heads=4, dropout=0.0):
         super().__init__()
         if embed_dim % num_heads:
-            below = embed_dim // num_heads * num_heads
-            choices = [str(width) for width in (below, below + num_heads) if width]
             raise ValueError(f"embed_dim={embed_dim} is not divisible by num_heads={num_heads}; "
-                             f"choose {' or '.join(choices)}")
+                             f"{_widths(embed_dim, num_heads)}")
         self.num_heads, self.head_dim = num_heads, embed_dim // num_heads
         self.qkv = nn.Linear(embed_dim, 3 * embed_dim)
         self.proj = nn.Linear(embed_dim, embed_dim)
@@ -152,6 +155,9 @@ class VisionTransformer(nn.Module):
             raise ValueError(f"positions={positions!r} is unknown; choose 'learned', 'sincos' or 'none'")
         if pool not in ("cls", "mean"):
             raise ValueError(f"pool={pool!r} is unknown; choose 'cls' or 'mean'")
+        if positions == "sincos" and embed_dim % (step := math.lcm(4, num_heads)):
+            raise ValueError(f"embed_dim={embed_dim} is not divisible by 4 (sine and cosine of row and column) and by "
+                             f"num_heads={num_heads}; {_widths(embed_dim, step)}")
         self.img_size, self.grid, self.pool = pair(img_size), patch_grid(img_size, patch_size), pool
         self.patch_embed = PatchEmbedding(patch_size, in_channels, embed_dim, stem)
         prefix, N = int(pool == "cls"), self.grid[0] * self.grid[1]
@@ -194,8 +200,10 @@ class VisionTransformer(nn.Module):
         if images.ndim != 4 or images.shape[1] != channels:
             raise ValueError(f"images must be (B, {channels}, {height}, {width}), not {tuple(images.shape)}")
         if tuple(images.shape[2:]) != self.img_size:
-            raise ValueError(f"this model takes {height}x{width} images, not {images.shape[2]}x{images.shape[3]}; resize "
-                             f"them, or call model.set_img_size(({images.shape[2]}, {images.shape[3]})) first")
+            size, patch = tuple(images.shape[2:]), pair(self.config["patch_size"])
+            tiled = size[0] % patch[0] == 0 and size[1] % patch[1] == 0
+            raise ValueError(f"this model takes {height}x{width} images, not {size[0]}x{size[1]}; resize them"
+                             + (f", or call model.set_img_size({size}) first" if tiled else ""))
         if not images.is_floating_point():
             raise TypeError(f"images are {images.dtype}; turn them into floats first with vit_helpers.normalize(images)")
 

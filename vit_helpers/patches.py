@@ -1,10 +1,16 @@
 """Cuts images into patches and puts them back together."""
 
+from math import gcd
+from operator import index
+
 
 def pair(size):
     """(height, width) of a size given as one whole number or as two."""
-    height, width = (size, size) if isinstance(size, int) else size
-    if not (isinstance(height, int) and isinstance(width, int) and height > 0 and width > 0):
+    try:
+        height, width = (index(side) for side in (size if isinstance(size, (tuple, list)) else (size, size)))
+    except (TypeError, ValueError):
+        height = width = 0
+    if min(height, width) < 1:
         raise ValueError(f"a size is a positive whole number or two of them (height, width), not {size!r}")
     return height, width
 
@@ -17,7 +23,8 @@ def patch_grid(img_size, patch_size):
     (height, width), (patch_height, patch_width) = pair(img_size), pair(patch_size)
     for side, length, patch in (("height", height, patch_height), ("width", width, patch_width)):
         if length % patch:
-            fits = [p for p in range(1, length + 1) if length % p == 0]
+            shared = gcd(height, width) if patch_height == patch_width else length
+            fits = [p for p in range(1, shared + 1) if shared % p == 0]
             near = sorted(sorted(fits, key=lambda p: abs(p - patch))[:3])
             raise ValueError(f"image {side} {length} is not divisible by patch size {patch}; "
                              f"choose a patch size such as {', '.join(map(str, near))}")

@@ -113,7 +113,7 @@ def heatmap(values, title="", xlabel="", ylabel="", rows=None, columns=None, num
 
 
 def cell_maps(maps, labels, title="", mark=None, unit="", columns=4, limits=None):
-    """Several (rows, columns) maps as cells on one shared scale; `mark` is a (row, column) to frame in each."""
+    """Several (rows, columns) maps as cells on one shared scale; `mark` is a (row, column) to frame, or one for each."""
     maps = np.asarray(torch.as_tensor(maps).detach().cpu())
     low, high = limits or (float(maps.min()), float(maps.max()))
     columns, rows = min(columns, len(maps)), -(-len(maps) // min(columns, len(maps)))
@@ -122,10 +122,11 @@ def cell_maps(maps, labels, title="", mark=None, unit="", columns=4, limits=None
                              figsize=(columns * 2.0 + 0.9, rows * 2.2 + 0.4))
     for axis in axes.flat[len(maps):]:
         axis.axis("off")
-    for axis, values, label in zip(axes.flat, maps, labels, strict=False):
+    marks = [mark] * len(maps) if np.ndim(mark) < 2 else mark
+    for axis, values, label, here in zip(axes.flat, maps, labels, marks, strict=False):
         _show(axis, values, label, cmap=MAP, vmin=low, vmax=high)
-        if mark is not None:
-            axis.add_patch(Rectangle((mark[1] - 0.5, mark[0] - 0.5), 1, 1, fill=False, color="red", linewidth=2))
+        if here is not None:
+            axis.add_patch(Rectangle((here[1] - 0.5, here[0] - 0.5), 1, 1, fill=False, color="red", linewidth=2))
     picture.colorbar(axes.flat[0].images[0], ax=axes, label=unit, shrink=0.8)
     return picture
 
@@ -157,7 +158,7 @@ def curves(lines, x=None, title="", xlabel="", ylabel="", logy=False, limits=Non
         values = np.asarray(values, dtype=float)
         here = np.arange(1, len(values) + 1) if here is None else here
         axis.plot(here, values, label=name, color=COLORS[i % 5], linestyle=STYLES[i % 5], marker=marker)
-        facts.append(f"{name} from {values[0]:.3g} to {values[-1]:.3g}")
+        facts.append(f"{name} from {values[0]:.3g} to {values[-1]:.3g}" if len(values) else f"{name} without values")
     axis.set(xlabel=xlabel, ylabel=ylabel, yscale="log" if logy else "linear")
     if limits:
         axis.set_ylim(*limits)
@@ -245,5 +246,31 @@ def scatter(x, y, labels, classes, title="", xlabel="", ylabel=""):
         here = np.asarray(labels) == k
         axes[0, 0].scatter(np.asarray(x)[here], np.asarray(y)[here], s=14, marker=marker, label=name, alpha=0.8)
     axes[0, 0].set(xlabel=xlabel, ylabel=ylabel)
-    picture.legend(fontsize=8, loc="outside right upper")
+    axes[0, 0].legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    return picture
+
+
+def stages(image, patch_size, tokens, positions, weights, probabilities, classes, title=""):
+    """The six stages of a Vision Transformer for one image: tokens (N, D), positions (N, D), weights (N, N), (K,)."""
+    picture, axes = _picture(title, f"{title}. Six panels: a tile, the tile under a patch grid, its tokens as a matrix, the positions "
+                             f"as a matrix, the attention of each token to each as a matrix, and bars: {classes[int(probabilities.argmax())]} "
+                             f"{probabilities.max():.0%}.", 1, 6, figsize=(13, 2.9))
+    pixels = as_pixels(image)
+    _show(axes[0, 0], pixels, "1  image")
+    gaps = np.pad(pixels, ((0, 1), (0, 1), (0, 0)), constant_values=255)
+    gaps = np.insert(gaps, np.arange(patch_size, len(pixels), patch_size), 255, axis=0)
+    gaps = np.insert(gaps, np.arange(patch_size, len(pixels), patch_size), 255, axis=1)
+    _show(axes[0, 1], gaps, f"2  patches: {len(tokens)}")
+    named = ("3  patch embeddings", tokens), ("4  positions", positions), ("5  encoder: attention", weights)
+    for axis, (label, values) in zip(axes[0, 2:5], named, strict=True):
+        values = torch.as_tensor(values).detach().cpu()
+        axis.imshow(values, cmap=MAP, aspect="auto", vmin=values.quantile(0.02), vmax=values.quantile(0.98))
+        axis.set_title(label, fontsize=8)
+        axis.set(xticks=[], yticks=[], ylabel=f"{len(values)} tokens")
+        axis.set_xlabel("tokens" if values.shape[0] == values.shape[1] else f"{values.shape[1]} numbers")
+    axes[0, 5].barh(classes, probabilities.detach().cpu(), color=COLORS[0])
+    axes[0, 5].invert_yaxis()
+    axes[0, 5].tick_params(labelsize=7)
+    axes[0, 5].set_title("6  head: probabilities", fontsize=8)
+    axes[0, 5].set(xlim=(0, 1))
     return picture

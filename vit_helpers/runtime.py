@@ -47,7 +47,8 @@ class Progress(tqdm):
 
     def __init__(self, *args, **kwargs):
         self.handle = self.shown = None
-        in_kernel = "ipykernel" in sys.modules and sys.modules["ipykernel"].kernelapp.IPKernelApp.initialized()
+        kernel = sys.modules.get("ipykernel.kernelapp")
+        in_kernel = kernel is not None and kernel.IPKernelApp.initialized()
         if in_kernel:
             from IPython.display import display
 

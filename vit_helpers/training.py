@@ -1,7 +1,6 @@
 """Training: two named recipes, the loop `fit`, its History, checkpoints."""
 
 import math
-import pickle
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from time import perf_counter
@@ -10,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from .data import batches
-from .evaluation import evaluate
+from .evaluation import check_classes, evaluate
 from .runtime import Progress, has_fast_bf16, pick_device, written_whole
 
 
@@ -74,7 +73,7 @@ class History:
         return len(self.loss)
 
     def __str__(self):
-        test = self.test_accuracy or [math.nan] * len(self)
+        test = [math.nan] * (len(self) - len(self.test_accuracy)) + self.test_accuracy
         columns = zip(self.loss, self.train_accuracy, test, self.seconds, strict=True)
         rows = [f"{i:5}{loss:9.3f}{a:12.1%}{b:12.1%}{s:9.1f}" for i, (loss, a, b, s) in enumerate(columns, 1)]
         return "\n".join(["epoch     loss    training        test  seconds", *rows])
@@ -112,9 +111,14 @@ def fit(model, train, test=None, *, epochs, recipe=GOOD, seed=0, device=None, ch
         try:
             while len(history) < epochs:
                 kept = {name: value.clone() for name, value in model.state_dict().items()}
-                _one_epoch(model, train, recipe, optimizers, schedules, generator, history, bar, epochs)
-                if test is not None:
-                    history.test_accuracy.append(evaluate(model, test).accuracy)
+                losses, accuracy, seconds = _one_epoch(
+                    model, train, recipe, optimizers, schedules, generator, history, bar, epochs)
+                tested = [] if test is None else [evaluate(model, test).accuracy]
+                history.step_loss += losses              # all at once: Ctrl-C leaves no epoch half recorded
+                history.loss.append(sum(losses) / len(losses))
+                history.train_accuracy.append(accuracy)
+                history.test_accuracy += tested
+                history.seconds.append(seconds)
                 if checkpoint:
                     save_checkpoint(checkpoint, **run)
         except KeyboardInterrupt:
@@ -139,6 +143,7 @@ def _one_epoch(model, train, recipe, optimizers, schedules, generator, history, 
         # For each step anew: autocast keeps its bf16 copies of the weights until it is left.
         with torch.autocast(device.type, torch.bfloat16, recipe.bf16 and has_fast_bf16(device)):
             logits = model(images).float()                                           # (B, 10)
+        check_classes(logits, train)
         loss = F.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
         for optimizer in optimizers:
             optimizer.zero_grad()
@@ -161,10 +166,7 @@ def _one_epoch(model, train, recipe, optimizers, schedules, generator, history, 
             _show(bar, history, epochs, sum(losses[-50:]) / len(losses[-50:]), hits / seen)
     if not all(p.isfinite().all() for p in model.parameters()):
         raise _diverged(f"the last step of epoch {len(history) + 1} made weights that are not finite")
-    history.step_loss += losses
-    history.loss.append(sum(losses) / len(losses))
-    history.train_accuracy.append(hits / len(train))
-    history.seconds.append(perf_counter() - started)
+    return losses, hits / len(train), perf_counter() - started
 
 
 def _diverged(what):
@@ -197,14 +199,21 @@ def load_checkpoint(path, model, optimizers=(), schedules=(), generator=None, hi
     Only plain tensors and numbers are read (weights_only=True). Raises FileNotFoundError, ValueError for a file that
     is no checkpoint, for weights of another model, or for another run's settings; then nothing was changed.
     """
+    useless = f"{path} is not a whole checkpoint of this course; delete it and train again"
     try:
         state = torch.load(path, weights_only=True, map_location="cpu")
-        weights = state["model"]
-    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError) as problem:
-        raise ValueError(f"{path} is not a whole checkpoint of this course; delete it and train again") from problem
+    except OSError:
+        raise
+    except Exception as problem:                     # each kind of damage raises its own
+        raise ValueError(useless) from problem
+    weights = state.get("model") if isinstance(state, dict) else None
+    if not isinstance(weights, dict) or not all(map(torch.is_tensor, weights.values())) or "settings" not in state:
+        raise ValueError(useless)
     check_weights(model, weights, path)
+    if settings is not None and state["settings"] is None:
+        raise ValueError(f"{path} holds weights only, no run that could go on; use another file name")
     if settings is not None and state["settings"] != settings:
-        other = {k: v for k, v in (state["settings"] or {}).items() if settings.get(k) != v}
+        other = {k: v for k, v in state["settings"].items() if settings.get(k) != v}
         raise ValueError(f"{path} belongs to a run with other settings: {other}; use the same, or another file name")
     model.load_state_dict(weights)
     for things, name in ((optimizers, "optimizers"), (schedules, "schedules")):

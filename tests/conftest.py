@@ -1,0 +1,44 @@
+"""What all tests share: the smoke budget, one thread each, a cache of their own, the real tiles where they are."""
+
+import atexit
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+# Before torch is imported, here, in the workers of pytest-xdist and in the kernels of the notebooks: two processes
+# with two threads each on two cores slow each other down many times over, and the reader's own cache is left alone.
+if "VIT_TEST_CACHE" not in os.environ:
+    os.environ["VIT_TEST_CACHE"] = os.environ["VIT_CACHE"] = tempfile.mkdtemp(prefix="vit-tests-")
+    os.environ["VIT_TEST_EUROSAT"] = str(Path(os.environ.pop("EUROSAT_ROOT", "")).resolve())
+    atexit.register(shutil.rmtree, os.environ["VIT_CACHE"], ignore_errors=True)
+os.environ.update(VIT_BUDGET="smoke", OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")
+
+import pytest
+import torch
+
+from vit_helpers import load_tiles
+
+ROOT = Path(__file__).parents[1]
+torch.set_num_threads(1)
+
+
+class WhatNbvalCompares:
+    """nbval compares text; the noise on stderr and the other faces of an output are left out."""
+
+    def pytest_collectstart(self, collector):
+        if hasattr(collector, "skip_compare"):
+            collector.skip_compare += ("stderr", "image/svg+xml", "application/pdf", "text/html")
+
+
+def pytest_configure(config):
+    config.pluginmanager.register(WhatNbvalCompares())       # a hook of this file would not see ../notebooks
+
+
+@pytest.fixture(scope="session")
+def eurosat():
+    """The real tiles; tests that need them are skipped where EUROSAT_ROOT names none."""
+    root = Path(os.environ["VIT_TEST_EUROSAT"])
+    if not any((root / name).exists() for name in ("EuroSAT.zip", "eurosat")):
+        pytest.skip("EUROSAT_ROOT names no folder with EuroSAT tiles: set it to run the tests on real tiles")
+    return load_tiles("eurosat", root=root)

@@ -1,0 +1,157 @@
+"""What nbval does not see: the notebook files themselves, as a reader opens them."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+KNOWN_TAGS = {"nbval-ignore-output"}
+COURSE = ["00_start_here", "01_eurosat_data", "02_patches", "03_patch_embeddings", "04_positional_encoding",
+          "05_self_attention", "06_encoder", "07_vision_transformer", "08_training", "09_evaluation"]
+
+
+@pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
+def path(request):
+    return request.param
+
+
+@pytest.fixture
+def notebook(path):
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def source(cell):
+    return "".join(cell["source"])
+
+
+def code_cells(notebook):
+    return [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+
+
+def outputs(notebook):
+    return [output for cell in code_cells(notebook) for output in cell["outputs"]]
+
+
+def is_strict(cell):
+    return "nbval-ignore-output" not in cell["metadata"].get("tags", [])
+
+
+def texts(cell):
+    """All that a cell printed or returned, as text."""
+    for output in cell["outputs"]:
+        yield "".join(output.get("text", output.get("data", {}).get("text/plain", "")))
+
+
+def test_the_course_is_complete():
+    assert [path.stem for path in NOTEBOOKS] == COURSE
+
+
+def test_executed_once_from_top_to_bottom(notebook):
+    counts = [cell["execution_count"] for cell in code_cells(notebook)]
+    assert counts == list(range(1, len(counts) + 1))
+    assert all(source(cell).strip() for cell in code_cells(notebook)), "an empty code cell"
+
+
+def test_no_errors_and_nothing_on_stderr(notebook):
+    assert not [output for output in outputs(notebook) if output["output_type"] == "error" or output.get("name") == "stderr"]
+
+
+def test_only_known_tags(notebook):
+    assert {tag for cell in notebook["cells"] for tag in cell["metadata"].get("tags", [])} <= KNOWN_TAGS
+
+
+def test_no_widgets_and_only_png_figures(notebook):
+    assert "widgets" not in notebook["metadata"]
+    kinds = {kind for output in outputs(notebook) for kind in output.get("data", {})}
+    assert kinds <= {"text/plain", "image/png"}
+
+
+def test_every_figure_has_alt_text(notebook):
+    for output in outputs(notebook):
+        if "image/png" in output.get("data", {}):
+            assert len(output["metadata"].get("image/png", {}).get("alt", "")) > 30
+
+
+def test_small_enough_to_open_anywhere(path):
+    assert path.stat().st_size < 1_500_000
+
+
+def test_starts_with_a_promise_and_the_setup_cell(path, notebook):
+    first, setup = source(notebook["cells"][0]), source(code_cells(notebook)[0])
+    assert re.match(rf"# {path.stem[:2]} · \S", first)
+    assert "**Minutes:**" in first and "**You need:**" in first
+    reference = json.loads(NOTEBOOKS[0].read_text(encoding="utf-8"))
+    assert setup == source(code_cells(reference)[0])
+
+
+def test_links_inside_the_repository_are_alive(path, notebook):
+    prose = "\n".join(source(cell) for cell in notebook["cells"] if cell["cell_type"] == "markdown")
+    for target in re.findall(r"\]\(([^)\s]+)\)", prose):
+        if not re.match(r"https?://|#", target):
+            assert (path.parent / target.partition("#")[0]).exists(), target
+
+
+def test_no_magics_and_no_paths_of_one_machine(notebook):
+    code = "\n".join(source(cell) for cell in code_cells(notebook))
+    assert not re.search(r"^\s*[%!]", code, re.M)
+    everything = json.dumps([[source(cell), *(texts(cell) if cell["cell_type"] == "code" else [])] for cell in notebook["cells"]])
+    assert not re.search(r"(?<![\w.])/(home|root|tmp|work|Users)/|[A-Z]:\\\\\\\\", everything)
+
+
+def test_small_steps(notebook):
+    in_a_row = 0
+    for cell in notebook["cells"]:
+        in_a_row = in_a_row + 1 if cell["cell_type"] == "code" else 0
+        assert in_a_row <= 3, f"more than three code cells without a word: {source(cell)}"
+        if cell["cell_type"] == "code":
+            assert len([line for line in source(cell).splitlines() if line.strip()]) <= 30
+
+
+def test_each_ignored_output_is_followed_by_a_strict_cell(notebook):
+    cells = code_cells(notebook)
+    for cell, following in zip(cells, [*cells[1:], None], strict=True):
+        if not is_strict(cell):
+            assert following and is_strict(following), f"no strict cell after: {source(cell)}"
+
+
+def test_strict_cells_print_only_what_is_the_same_everywhere(notebook):
+    strict = [cell for cell in code_cells(notebook) if is_strict(cell)]
+    assert any("".join(texts(cell)).strip() for cell in strict), "nothing is compared"
+    for cell in strict:
+        assert not any("image/png" in output.get("data", {}) for output in cell["outputs"]), source(cell)
+        for text in texts(cell):
+            assert not re.search(r"\d\.\d{4,}|grad_fn|0x[0-9a-f]{6}", text), text
+
+
+def test_ends_with_questions_a_ledger_and_the_way_on(path, notebook):
+    prose = "\n".join(source(cell) for cell in notebook["cells"] if cell["cell_type"] == "markdown")
+    if path.stem != COURSE[0]:                    # 00 is the map, not a lesson
+        for heading in ("Three quick questions", "What you built", "Further reading"):
+            assert f"## {heading}" in prose, heading
+        assert prose.count("<details>") == prose.count("</details>") >= 3
+    place = COURSE.index(path.stem)
+    if place + 1 < len(COURSE):
+        assert f"({COURSE[place + 1]}.ipynb)" in prose
+
+
+def test_readme_and_ci_run_the_same_test_command():
+    readme, ci = (ROOT / "README.md").read_text(encoding="utf-8"), (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    commands = [line for line in readme.splitlines() if line.endswith("&& pytest")]
+    assert len(commands) == 1 and commands[0] in ci
+
+
+def test_readme_maps_every_notebook():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert [name for name in COURSE if f"(notebooks/{name}.ipynb)" not in readme] == []
+
+
+def test_requirements_pin_every_dependency_and_install_the_package():
+    lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    pinned = {re.split("==", line)[0].lower() for line in lines if "==" in line and not line.startswith(("#", " "))}
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    wanted = {name.lower() for name in re.findall(r'^    "([A-Za-z0-9_-]+)>=', project, re.M)}
+    assert wanted and wanted <= pinned, wanted - pinned
+    assert any(line.startswith("-e .") for line in lines)
