@@ -40,7 +40,8 @@ def few():
 def test_normalize_equals_torchvisions_pipeline_bit_for_bit():
     pixels = np.random.RandomState(0).randint(0, 256, (64, 64, 3), dtype=np.uint8)
     assert len(np.unique(pixels)) == 256                     # every possible value is there
-    pipeline = transforms.Compose([transforms.Resize(64), transforms.ToTensor(), transforms.Normalize([0.5] * 3, [0.5] * 3)])
+    pipeline = transforms.Compose(
+        [transforms.Resize(64), transforms.ToTensor(), transforms.Normalize([0.5] * 3, [0.5] * 3)])
     ours = normalize(torch.from_numpy(pixels).permute(2, 0, 1))
     assert ours.dtype == torch.float32
     assert torch.equal(ours, pipeline(Image.fromarray(pixels)))
@@ -224,7 +225,7 @@ def test_auto_falls_back_to_synthetic_tiles_and_says_so_in_one_line(no_network, 
 
 
 def test_eurosat_never_falls_back(no_network, capfd):
-    with pytest.raises(OSError, match="the download failed: .*Name or service not known"):
+    with pytest.raises(OSError, match=r"the download failed: .*Name or service not known"):
         load_tiles("eurosat")
     assert len(no_network) == 1 and "synthetic" not in capfd.readouterr().out
 
@@ -237,10 +238,10 @@ def test_without_download_the_network_is_left_alone(no_network):
 
 
 def test_a_root_that_was_given_is_never_replaced_by_something_else(no_network, monkeypatch, tmp_path):
-    with pytest.raises(FileNotFoundError, match="nowhere.*eurosat/2750/<Class>"):
+    with pytest.raises(FileNotFoundError, match=r"nowhere.*eurosat/2750/<Class>"):
         load_tiles("auto", root=tmp_path / "nowhere")
     monkeypatch.setenv("EUROSAT_ROOT", str(tmp_path / "elsewhere"))
-    with pytest.raises(FileNotFoundError, match="elsewhere.*EUROSAT_ROOT"):
+    with pytest.raises(FileNotFoundError, match=r"elsewhere.*EUROSAT_ROOT"):
         load_tiles("auto")
     assert no_network == []
 

@@ -135,7 +135,8 @@ def test_a_block_equals_pytorchs_encoder_layer():
 
 
 def test_dropout_is_off_in_eval_mode_only():
-    for part in (MLP(16, 32, dropout=0.5), MultiHeadSelfAttention(16, 2, dropout=0.5), EncoderBlock(16, 2, 32, dropout=0.5)):
+    drop = dict(dropout=0.5)
+    for part in (MLP(16, 32, **drop), MultiHeadSelfAttention(16, 2, **drop), EncoderBlock(16, 2, 32, **drop)):
         x = torch.randn(4, 5, 16)
         assert not torch.equal(part.train()(x), part(x))
         assert torch.equal(part.eval()(x), part(x))
@@ -171,7 +172,8 @@ def test_the_conv_stem_refuses_other_patch_sizes_and_names_some_that_do():
         with pytest.raises(ValueError, match=re.escape(f"not {wrong}")) as error:
             PatchEmbedding(wrong, 3, 32, stem="conv")
     for size in re.findall(r"\d+", str(error.value).split("size of")[1].split("not")[0]):
-        assert PatchEmbedding(int(size), 3, 32, stem="conv")(torch.randn(1, 3, 32, 32)).shape[1] == (32 // int(size)) ** 2
+        tokens = PatchEmbedding(int(size), 3, 32, stem="conv")(torch.randn(1, 3, 32, 32))
+        assert tokens.shape == (1, (32 // int(size)) ** 2, 32)
 
 
 # Positions

@@ -15,3 +15,36 @@ from .patches import patch_grid, patchify, unpatchify
 from .pretrained import load_pretrained, pretrained_facts
 from .runtime import by_budget, has_fast_bf16, pick_device
 from .training import GOOD, PLAIN, History, Recipe, fit, load_checkpoint, save_checkpoint
+
+__all__ = [
+    "CLASSES",
+    "GOOD",
+    "MLP",
+    "PLAIN",
+    "EncoderBlock",
+    "Evaluation",
+    "History",
+    "MultiHeadSelfAttention",
+    "PatchEmbedding",
+    "Recipe",
+    "Tiles",
+    "VisionTransformer",
+    "batches",
+    "by_budget",
+    "evaluate",
+    "fit",
+    "flip_and_transpose",
+    "has_fast_bf16",
+    "interpolate_positions",
+    "load_checkpoint",
+    "load_pretrained",
+    "load_tiles",
+    "normalize",
+    "patch_grid",
+    "patchify",
+    "pick_device",
+    "pretrained_facts",
+    "save_checkpoint",
+    "sincos_positions",
+    "unpatchify",
+]

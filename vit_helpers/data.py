@@ -12,12 +12,12 @@ from .synthetic import synthetic_tiles
 
 
 def normalize(images):
-    """uint8 images (..., C, H, W), 0..255 -> float32 of the same shape, -1..1: what ToTensor and Normalize(0.5, 0.5) do.
+    """uint8 images (..., C, H, W), 0..255 -> float32 of the same shape, -1..1, as ToTensor and Normalize(0.5, 0.5) do.
 
     Raises TypeError for any other dtype, so that nothing is normalized twice.
     """
     if images.dtype != torch.uint8:
-        raise TypeError(f"normalize takes uint8 images with values 0..255, not {images.dtype}; are they normalized already?")
+        raise TypeError(f"normalize takes uint8 images (0..255), not {images.dtype}; are they normalized already?")
     return images.float().div_(255).sub_(0.5).div_(0.5)
 
 
@@ -37,9 +37,9 @@ class Tiles(torch.utils.data.Dataset):
         if labels.is_floating_point() or labels.dtype == torch.bool:
             raise TypeError(f"labels must be whole numbers (int64), not {labels.dtype}")
         labels = labels.long()
-        if len(labels) and not (0 <= labels.min() and labels.max() < len(classes)):
+        if len(labels) and not (labels.min() >= 0 and labels.max() < len(classes)):
             wrong = labels[(labels < 0) | (labels >= len(classes))][0].item()
-            raise ValueError(f"label {wrong} is out of range; {len(classes)} classes have the labels 0 to {len(classes) - 1}")
+            raise ValueError(f"label {wrong} is out of range; {len(classes)} classes have labels 0 to {len(classes) - 1}")
         self.images, self.labels, self.classes, self.source = images, labels, tuple(classes), source
 
     def __len__(self):

@@ -57,13 +57,13 @@ def _locate(root):
         for name in ("eurosat/2750", "2750", "EuroSAT.zip", "eurosat/EuroSAT.zip"):
             if (base / name).exists():
                 return base / name
-    raise FileNotFoundError(f"no EuroSAT tiles in {bases[0]}; a root holds 'eurosat/2750/<Class>/*.jpg' or 'EuroSAT.zip' "
-                            "(set by root=... or the environment variable EUROSAT_ROOT)")
+    raise FileNotFoundError(f"no EuroSAT tiles in {bases[0]}; a root holds 'eurosat/2750/<Class>/*.jpg' or "
+                            "'EuroSAT.zip' (set by root=... or the environment variable EUROSAT_ROOT)")
 
 
 def _download():
-    """The archive, through torchvision into the cache folder. A network that is silent for PATIENCE seconds is a no."""
-    from torchvision.datasets import EuroSAT         # here, so that importing the package stays quick
+    """The archive, through torchvision into the cache folder; a network silent for PATIENCE seconds is a no."""
+    from torchvision.datasets import EuroSAT  # here, so that importing the package stays quick
 
     folder, problems = cache_folder() / "download", []
     folder.mkdir(parents=True, exist_ok=True)

@@ -9,7 +9,7 @@ from .data import batches
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What `evaluate` found: `logits` float32 (N, K), `labels` int64 (N,), both on the CPU, and the names of the classes."""
+    """What `evaluate` found: `logits` float32 (N, K) and `labels` int64 (N,), on the CPU, and the `classes` by name."""
 
     logits: torch.Tensor
     labels: torch.Tensor
@@ -43,13 +43,13 @@ class Evaluation:
 
     @property
     def per_class(self):
-        """precision, recall and f1, 0 to 1, and support (a count), each a tensor (K,); 0 where nothing was predicted."""
+        """precision, recall, f1 (0 to 1) and support (a count), each a tensor (K,); 0 where nothing was predicted."""
         right, true, said = self.confusion.diagonal(), self.confusion.sum(dim=1), self.confusion.sum(dim=0)
         return {"precision": right / said.clamp(min=1), "recall": right / true.clamp(min=1),
                 "f1": 2 * right / (true + said).clamp(min=1), "support": true}
 
     def calibration(self, bins=10):
-        """Confidence against accuracy in equal-width bins of the top probability: (count, confidence, accuracy), (bins,).
+        """Confidence against accuracy by equal bins of the top probability: (count, confidence, accuracy), each (bins,).
 
         Empty bins hold nan. Guo et al. 2017, "On calibration of modern neural networks".
         """

@@ -63,7 +63,7 @@ def sincos_positions(grid, embed_dim, temperature=10000.0):
 
 
 def interpolate_positions(positions, old_grid, new_grid):
-    """Stretch positions (1, [1 +] rows * columns, D) from one grid to another, bicubically; a CLS row stays as it is."""
+    """Stretch positions (1, [1 +] rows * columns, D) from grid to grid, bicubically; a CLS row stays as it is."""
     prefix = positions.shape[1] - old_grid[0] * old_grid[1]      # 1 with a CLS token, else 0
     image = positions[:, prefix:].transpose(1, 2).reshape(1, -1, *old_grid)          # (1, D, rows, columns)
     image = F.interpolate(image, size=tuple(new_grid), mode="bicubic", antialias=True, align_corners=False)

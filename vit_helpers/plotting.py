@@ -103,7 +103,9 @@ def heatmap(values, title="", xlabel="", ylabel="", rows=None, columns=None, num
     axis.set(xlabel=xlabel, ylabel=ylabel)
     for names, place in ((rows, axis.set_yticks), (columns, axis.set_xticks)):
         if names is not None:
-            place(range(len(names)), names, fontsize=8, **({"rotation": 90} if place == axis.set_xticks and len(names) > 6 else {}))
+            place(range(len(names)), names, fontsize=8)
+    if columns is not None and len(columns) > 6:
+        axis.tick_params(axis="x", rotation=90)
     if numbers:
         for (r, c), value in np.ndenumerate(values):
             axis.text(c, r, format(value, numbers), ha="center", va="center", fontsize=8,
@@ -240,8 +242,8 @@ def reliability(count, confidence, accuracy, title=""):
 
 def scatter(x, y, labels, classes, title="", xlabel="", ylabel=""):
     """Points (N,) by class, each class with its own marker."""
-    picture, axes = _picture(title, f"{title}. Scatter of {len(x)} points in {len(classes)} classes, {ylabel} against {xlabel}.",
-                             figsize=(6.4, 4.2))
+    alt = f"{title}. Scatter of {len(x)} points in {len(classes)} classes, {ylabel} against {xlabel}."
+    picture, axes = _picture(title, alt, figsize=(6.4, 4.2))
     for k, (name, marker) in enumerate(zip(classes, "osv^<>PXD*", strict=True)):
         here = np.asarray(labels) == k
         axes[0, 0].scatter(np.asarray(x)[here], np.asarray(y)[here], s=14, marker=marker, label=name, alpha=0.8)
@@ -252,9 +254,10 @@ def scatter(x, y, labels, classes, title="", xlabel="", ylabel=""):
 
 def stages(image, patch_size, tokens, positions, weights, probabilities, classes, title=""):
     """The six stages of a Vision Transformer for one image: tokens (N, D), positions (N, D), weights (N, N), (K,)."""
-    picture, axes = _picture(title, f"{title}. Six panels: a tile, the tile under a patch grid, its tokens as a matrix, the positions "
-                             f"as a matrix, the attention of each token to each as a matrix, and bars: {classes[int(probabilities.argmax())]} "
-                             f"{probabilities.max():.0%}.", 1, 6, figsize=(13, 2.9))
+    alt = (f"{title}. Six panels: a tile; the tile cut into patches; its tokens as a matrix; the positions as a matrix; the "
+           f"attention of each token to each as a matrix; bars of probability, the longest for "
+           f"{classes[int(probabilities.argmax())]} ({probabilities.max():.0%}).")
+    picture, axes = _picture(title, alt, 1, 6, figsize=(13, 2.9))
     pixels = as_pixels(image)
     _show(axes[0, 0], pixels, "1  image")
     gaps = np.pad(pixels, ((0, 1), (0, 1), (0, 0)), constant_values=255)

@@ -29,7 +29,7 @@ def load_pretrained(name="auto"):
 
 
 def pretrained_facts(name="auto"):
-    """How shipped weights were made and what they reached: a dict with model, recipe, split, seed, accuracy, command."""
+    """How shipped weights were made and what they reached: model, recipe, split, seed, accuracy, command; a dict."""
     name = by_budget(smoke="synthetic", lesson="eurosat", full="eurosat") if name == "auto" else name
     known = sorted(path.stem for path in WEIGHTS.glob("*.json"))
     if name not in known:

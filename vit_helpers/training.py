@@ -158,7 +158,7 @@ def _one_epoch(model, train, recipe, optimizers, schedules, generator, history, 
             for value in values[:, 0].tolist():
                 losses.append(value)
                 if not math.isfinite(value):
-                    raise _diverged(f"the loss became {value} at step {len(losses)} of {steps} of epoch {len(history) + 1}")
+                    raise _diverged(f"the loss is {value} at step {len(losses)} of {steps}, epoch {len(history) + 1}")
             hits += int(values[:, 1].sum())
             bar.update(len(window))
             window.clear()
@@ -184,7 +184,7 @@ def _show(bar, history, epochs, loss=None, accuracy=None):
 
 
 def save_checkpoint(path, model, optimizers=(), schedules=(), generator=None, history=None, settings=None):
-    """Write everything a run needs to go on: weights, optimizers, schedules, random state, history. Never half a file."""
+    """Write all that a run needs to go on: weights, optimizers, schedules, random state, history. Never half a file."""
     state = {"model": model.state_dict(), "optimizers": [o.state_dict() for o in optimizers],
              "schedules": [s.state_dict() for s in schedules], "settings": settings,
              "random": torch.get_rng_state(), "generator": generator.get_state() if generator else None,
