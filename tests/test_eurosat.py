@@ -238,7 +238,7 @@ def test_missing_and_additional_tiles(members, tmp_path):
                             ({"2750/River/River_77.jpg": members[BROKEN]}, "3 tiles of class River instead of 2"),
                             (no_forest, "0 tiles of class Forest instead of 3")):
         files = {name: content for name, content in {**members, **change}.items() if content is not None}
-        root = tmp_path / message
+        root = tmp_path / "data"
         write_folder(files, root)
         with pytest.raises(OSError, match=message):
             load_tiles("eurosat", root=root)
@@ -246,6 +246,7 @@ def test_missing_and_additional_tiles(members, tmp_path):
         write_archive(files, root / "EuroSAT.zip")
         with pytest.raises(OSError, match=message):
             load_tiles("eurosat", root=root)
+        shutil.rmtree(root)
 
 
 # A cache that cannot be written

@@ -293,6 +293,12 @@ def test_parameter_names_and_shapes_are_those_of_timm():
                      "norm.weight": (128,), "norm.bias": (128,), "head.weight": (10, 128), "head.bias": (10,)}
 
 
+def test_what_is_not_learned_is_not_in_the_state_dict():
+    for positions in ("sincos", "none"):
+        found = set(build(positions=positions, pool="mean").state_dict())
+        assert found == set(build().state_dict()) - {"pos_embed", "cls_token"}
+
+
 def test_norms_and_activations_are_those_of_timm():
     model = VisionTransformer(depth=2)
     assert {m.eps for m in model.modules() if isinstance(m, nn.LayerNorm)} == {1e-6}

@@ -1,6 +1,7 @@
 """Training: it learns, it stops and goes on without losing anything, and it says what is wrong."""
 
 import dataclasses
+import itertools
 import math
 import pickle
 
@@ -86,11 +87,11 @@ class Poisoned(nn.Module):
 def test_one_batch_is_overfitted(recipe):
     random = torch.Generator().manual_seed(0)
     noise = Tiles(torch.randint(0, 256, (20, 3, 8, 8), generator=random, dtype=torch.uint8), torch.arange(20) % 10)
-    recipe = dataclasses.replace(recipe, augment=False, label_smoothing=0.0)
+    recipe = dataclasses.replace(recipe, augment=False, label_smoothing=0.0, learning_rate=5e-3)
     model = small_model(recipe, dropout=0.0, embed_dim=32)
     history = fit(model, noise, epochs=60, recipe=recipe)
     assert history.loss[0] == pytest.approx(math.log(10), abs=1e-3)      # the head starts at zero: a uniform guess
-    assert evaluate(model, noise).accuracy == 1 and history.loss[-1] < 0.2
+    assert evaluate(model, noise).accuracy == 1 and history.loss[-1] < 0.1
 
 
 @RECIPES
@@ -98,9 +99,9 @@ def test_both_recipes_learn_tiles_that_they_have_not_seen(recipe):
     train, test = Tiles(*synthetic_tiles(600)).split()
     torch.manual_seed(0)
     model = VisionTransformer(**{**recipe.model, "patch_size": 16, "embed_dim": 48, "depth": 2, "mlp_dim": 96})
-    history = fit(model, train, test, epochs=6, recipe=dataclasses.replace(recipe, batch_size=32))
-    assert history.test_accuracy[-1] > 0.35                  # guessing has 0.1
-    assert history.loss[-1] < history.loss[0] - 0.4
+    history = fit(model, train, test, epochs=8, recipe=dataclasses.replace(recipe, batch_size=32))
+    assert history.test_accuracy[-1] > 0.25                  # guessing has 0.1, with 120 tiles +- 0.03
+    assert history.loss[-1] < history.loss[0] - 0.2
 
 
 def test_history_has_one_entry_for_each_epoch(tiles):
@@ -128,7 +129,8 @@ def test_the_same_seed_gives_the_same_numbers(tiles, recipe):
     runs = []
     for seed in (0, 0, 1):
         model = small_model(recipe)
-        torch.manual_seed(len(runs))                         # the global random state has no say
+        torch.manual_seed(len(runs))                         # neither the global random state has a say,
+        model.train(len(runs) > 0)                           # nor the mode in which the model comes
         runs.append((without_time(fit(model, *tiles, epochs=2, recipe=recipe, seed=seed)), weights_of(model)))
     assert runs[0][0] == runs[1][0] and same(runs[0][1], runs[1][1])
     assert runs[0][0] != runs[2][0]
@@ -171,7 +173,7 @@ def test_the_good_recipe_gives_muon_the_matrices_of_the_blocks():
     assert groups[1] == ["head.weight", "patch_embed.proj.weight"] and adamw.param_groups[0]["weight_decay"] > 0
     assert all(name.endswith("bias") or "norm" in name for name in groups[2])
     assert adamw.param_groups[1]["weight_decay"] == 0
-    assert sorted(sum(groups, [])) == sorted(names.values())             # each parameter once
+    assert sorted(itertools.chain(*groups)) == sorted(names.values())    # each parameter once
 
 
 def test_the_learning_rate_warms_up_and_decays():
@@ -303,7 +305,7 @@ def checkpoint(tiles, tmp_path):
 @pytest.mark.parametrize("damage", ["cut", "empty", "text", "code", "raw code", "list", "tensor", "no model", "no tensors"])
 def test_a_damaged_checkpoint_is_refused_and_changes_nothing(tiles, checkpoint, damage):
     content = {"cut": checkpoint.read_bytes()[:-2000], "empty": b"", "text": b"404 not found",
-               "raw code": pickle.dumps(Code())}.get(damage)
+               "raw code": pickle.dumps(Code(), protocol=2)}.get(damage)
     if content is not None:
         checkpoint.write_bytes(content)
     else:
@@ -311,9 +313,9 @@ def test_a_damaged_checkpoint_is_refused_and_changes_nothing(tiles, checkpoint, 
                     "no tensors": {"model": {"head": 1}, "settings": None}}[damage], checkpoint)
     before, model, history = checkpoint.read_bytes(), small_model(seed=1), History()
     weights = weights_of(model)
-    with pytest.raises(ValueError, match="run.pt is not a whole checkpoint of this course; delete it and train again"):
+    with pytest.raises(ValueError, match=r"run\.pt is not a whole checkpoint of this course; delete it and train again"):
         load_checkpoint(checkpoint, model, history=history)
-    with pytest.raises(ValueError, match="run.pt is not a whole checkpoint"):
+    with pytest.raises(ValueError, match=r"run\.pt is not a whole checkpoint"):
         fit(model, tiles[0], epochs=1, recipe=PLAIN, checkpoint=checkpoint, resume=True)
     assert same(weights_of(model), weights) and history == History() and checkpoint.read_bytes() == before
 
@@ -368,7 +370,7 @@ def test_a_nan_loss_stops_training_and_keeps_the_last_good_epoch(tiles, tmp_path
     good = Poisoned(small_model(), at=None)
     fit(good, train, epochs=1, recipe=PLAIN)
     poisoned, path = Poisoned(small_model(), at=3 + 2), tmp_path / "run.pt"          # three steps make an epoch
-    with pytest.raises(FloatingPointError, match="nan at step 2 of 3 of epoch 2") as error:
+    with pytest.raises(FloatingPointError, match="nan at step 2 of 3, epoch 2") as error:
         fit(poisoned, train, test, epochs=4, recipe=PLAIN, checkpoint=path)
     assert "a tenth of the learning rate" in str(error.value)
     assert len(error.value.history) == len(error.value.history.test_accuracy) == 1
@@ -384,7 +386,7 @@ def test_a_nan_loss_stops_training_and_keeps_the_last_good_epoch(tiles, tmp_path
 def test_a_nan_in_the_first_epoch_gives_back_the_first_weights(tiles, tmp_path):
     model = Poisoned(small_model(), at=1)
     weights = weights_of(model)
-    with pytest.raises(FloatingPointError, match="nan at step 1 of 3 of epoch 1"):
+    with pytest.raises(FloatingPointError, match="nan at step 1 of 3, epoch 1"):
         fit(model, tiles[0], epochs=1, recipe=PLAIN, checkpoint=tmp_path / "run.pt")
     assert same(weights_of(model), weights) and list(tmp_path.iterdir()) == []
 
@@ -392,9 +394,9 @@ def test_a_nan_in_the_first_epoch_gives_back_the_first_weights(tiles, tmp_path):
 def test_weights_that_explode_in_the_very_last_step_are_noticed(tiles):
     model = small_model()
     weights = weights_of(model)
-    one_batch = tiles[0].subset(60)
+    model.head.weight.register_hook(lambda gradient: gradient * math.inf)            # the loss itself is finite
     with pytest.raises(FloatingPointError, match="last step of epoch 1 made weights that are not finite"):
-        fit(model, one_batch, epochs=1, recipe=Recipe(learning_rate=1e39))
+        fit(model, tiles[0].subset(60), epochs=1, recipe=PLAIN)
     assert same(weights_of(model), weights)
 
 

@@ -4,6 +4,7 @@ import argparse
 import shlex
 import sys
 from dataclasses import asdict
+from pathlib import Path
 
 import torch
 
@@ -15,6 +16,7 @@ RECIPES = {"plain": PLAIN, "good": GOOD}
 
 def train(args):
     """Train on the 80 % part, report on the 20 % part, write weights and facts."""
+    Path(args.out).mkdir(parents=True, exist_ok=True)        # better to fail before training than after it
     tiles = load_tiles(args.source)
     train_tiles, test_tiles = tiles.split(seed=args.seed)
     recipe = RECIPES[args.recipe]
@@ -42,6 +44,9 @@ def judge(args):
     """Evaluate shipped weights on the test part they were not trained on."""
     facts = pretrained_facts(args.name)
     _, test_tiles = load_tiles(facts["name"]).split(seed=facts["seed"])
+    if len(test_tiles) != facts["test_tiles"]:       # another number of tiles is split differently
+        raise ValueError(f"these weights were judged on {facts['test_tiles']} test tiles, here are {len(test_tiles)}, some "
+                         "of which they may have been trained on; choose another VIT_BUDGET")
     print(evaluate(load_pretrained(args.name), test_tiles))
     return 0
 

@@ -124,7 +124,7 @@ def load_tiles(source="auto", root=None, download=True):
         raise ValueError(f"source={source!r} is unknown; choose 'auto', 'eurosat' or 'synthetic'")
     root = root or os.environ.get("EUROSAT_ROOT")
     if source == "synthetic" or (source == "auto" and by_budget(smoke=True, lesson=False, full=False)):
-        return Tiles(*synthetic_tiles(by_budget(smoke=1000, lesson=10_000, full=27_000)), source="synthetic")
+        return Tiles(*synthetic_tiles(by_budget(smoke=1000, lesson=10_000, full=10_000)), source="synthetic")
     try:
         images = eurosat.find(root, download)
     except OSError as problem:

@@ -214,7 +214,7 @@ def predictions(images, probabilities, classes, labels=None, title="", columns=4
         tile.axis("on")
         right = labels is None or int(index[0]) == int(labels[i])
         chart.axis("on")
-        chart.barh(range(3), top, color=COLORS[0] if right else COLORS[1], hatch="" if right else "//")
+        chart.barh(range(3), top.tolist(), color=COLORS[0] if right else COLORS[1], hatch="" if right else "//")
         for place, (p, c) in enumerate(zip(top.tolist(), index.tolist(), strict=True)):
             chart.text(0.02, place, f"{classes[c]} {p:.0%}", va="center", fontsize=7,
                        bbox={"color": "white", "alpha": 0.7, "pad": 0.5})
@@ -266,12 +266,13 @@ def stages(image, patch_size, tokens, positions, weights, probabilities, classes
     _show(axes[0, 1], gaps, f"2  patches: {len(tokens)}")
     named = ("3  patch embeddings", tokens), ("4  positions", positions), ("5  encoder: attention", weights)
     for axis, (label, values) in zip(axes[0, 2:5], named, strict=True):
-        values = torch.as_tensor(values).detach().cpu()
-        axis.imshow(values, cmap=MAP, aspect="auto", vmin=values.quantile(0.02), vmax=values.quantile(0.98))
+        values = np.asarray(torch.as_tensor(values).detach().cpu())
+        low, high = np.quantile(values, [0.02, 0.98])
+        axis.imshow(values, cmap=MAP, aspect="auto", vmin=low, vmax=high)
         axis.set_title(label, fontsize=8)
         axis.set(xticks=[], yticks=[], ylabel=f"{len(values)} tokens")
         axis.set_xlabel("tokens" if values.shape[0] == values.shape[1] else f"{values.shape[1]} numbers")
-    axes[0, 5].barh(classes, probabilities.detach().cpu(), color=COLORS[0])
+    axes[0, 5].barh(classes, probabilities.tolist(), color=COLORS[0])
     axes[0, 5].invert_yaxis()
     axes[0, 5].tick_params(labelsize=7)
     axes[0, 5].set_title("6  head: probabilities", fontsize=8)

@@ -21,7 +21,8 @@ class Recipe:
     muon: bool = False                   # Muon for the blocks' matrices, AdamW for the rest; else Adam for all
     learning_rate: float = 1e-3          # of Adam or AdamW
     muon_learning_rate: float = 2e-2
-    weight_decay: float = 0.0            # of matrices only
+    weight_decay: float = 0.0            # of AdamW, matrices only
+    muon_weight_decay: float = 0.1
     batch_size: int = 64
     warmup: float = 0.0                  # share of all steps in which the learning rate rises from zero
     decay: bool = False                  # after that: linearly down to zero at the last step; else constant
@@ -47,15 +48,15 @@ def make_optimizers(model, recipe):
                {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0}]
     optimizers = [torch.optim.AdamW(decayed, lr=recipe.learning_rate)]
     if muon:
-        optimizers.insert(0, torch.optim.Muon(muon, lr=recipe.muon_learning_rate, weight_decay=recipe.weight_decay))
+        optimizers.insert(0, torch.optim.Muon(muon, lr=recipe.muon_learning_rate, weight_decay=recipe.muon_weight_decay))
     return optimizers
 
 
 def learning_rate_factor(recipe, step, steps):
     """What the learning rate is multiplied by at `step` (0 ... steps - 1): warm-up, then linear decay or constant."""
     warmup = recipe.warmup * steps
-    rising = (step + 1) / warmup if step < warmup else 1.0
-    return min(rising, (steps - step) / max(1.0, steps - warmup)) if recipe.decay else min(rising, 1.0)
+    rising = min(1.0, (step + 1) / warmup) if step < warmup else 1.0
+    return min(rising, (steps - step) / max(1.0, steps - warmup)) if recipe.decay else rising
 
 
 @dataclass
@@ -217,7 +218,7 @@ def load_checkpoint(path, model, optimizers=(), schedules=(), generator=None, hi
         raise ValueError(f"{path} belongs to a run with other settings: {other}; use the same, or another file name")
     model.load_state_dict(weights)
     for things, name in ((optimizers, "optimizers"), (schedules, "schedules")):
-        for thing, saved in zip(things, state[name], strict=True):
+        for thing, saved in zip(things, state[name] if things else (), strict=True):
             thing.load_state_dict(saved)
     if generator is not None:
         generator.set_state(state["generator"])

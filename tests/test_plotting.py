@@ -1,0 +1,206 @@
+"""Pictures: what is drawn is the data, not compared by pixels, and every picture can be read without being seen."""
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.colors import to_hex
+from PIL import Image
+
+from vit_helpers import CLASSES, normalize, patchify, plotting, sincos_positions
+
+RANDOM = torch.Generator().manual_seed(0)
+IMAGES = torch.randint(0, 256, (6, 3, 16, 16), generator=RANDOM, dtype=torch.uint8)
+PROBABILITIES = torch.rand(6, 10, generator=RANDOM).softmax(dim=1)
+MATRIX = torch.tensor([[0.1, 0.9, 0.0], [0.5, 0.2, 0.3]])
+PATCHES = patchify(IMAGES[:1], 8)[0].reshape(4, 3, 8, 8)
+
+PICTURES = {
+    "image_grid": lambda: plotting.image_grid(IMAGES, list("aabbcc"), columns=4, title="Tiles"),
+    "patch_lines": lambda: plotting.patch_lines(IMAGES[0], 8, title="Tiles"),
+    "patch_mosaic": lambda: plotting.patch_mosaic(PATCHES, (2, 2), title="Tiles"),
+    "heatmap": lambda: plotting.heatmap(MATRIX, "Tiles", xlabel="key", ylabel="query", numbers=".1f", unit="weight"),
+    "cell_maps": lambda: plotting.cell_maps(torch.rand(5, 4, 4), list("abcde"), "Tiles", mark=(1, 2), unit="weight"),
+    "attention_on_image": lambda: plotting.attention_on_image(IMAGES[0], torch.rand(2, 4, 4), (0, 3), "Tiles"),
+    "curves": lambda: plotting.curves({"training": [3, 2, 1], "test": [3, 2.5, 2]}, title="Tiles", ylabel="loss"),
+    "bars": lambda: plotting.bars(["a", "b"], [0.25, 0.75], title="Tiles", xlabel="accuracy"),
+    "histograms": lambda: plotting.histograms({"a": torch.rand(99), "b": torch.rand(99) + 1}, title="Tiles"),
+    "predictions": lambda: plotting.predictions(IMAGES, PROBABILITIES, CLASSES, torch.zeros(6), title="Tiles"),
+    "reliability": lambda: plotting.reliability([0, 4], [np.nan, 0.75], [np.nan, 0.5], title="Tiles"),
+    "scatter": lambda: plotting.scatter(torch.arange(20), torch.arange(20), torch.arange(20) % 10, CLASSES, title="Tiles"),
+    "stages": lambda: plotting.stages(IMAGES[0], 8, torch.rand(4, 12), sincos_positions((2, 2), 12), torch.rand(4, 4),
+                                      PROBABILITIES[0], CLASSES, title="Tiles"),
+}
+
+
+def pixels(axis):
+    return np.asarray(axis.images[0].get_array())
+
+
+def texts(axis):
+    return [text.get_text() for text in axis.texts]
+
+
+def test_every_picture_of_the_package_is_tested_here():
+    functions = {name for name, value in vars(plotting).items()
+                 if callable(value) and getattr(value, "__module__", "") == plotting.__name__ and not name.startswith("_")}
+    assert functions - {"Picture", "as_pixels"} == PICTURES.keys()
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_a_picture_is_one_png_with_alt_text(name):
+    picture = PICTURES[name]()
+    assert picture.alt.startswith("Tiles. ") and len(picture.alt) > 30 and "nan" not in picture.alt
+    data, metadata = picture._repr_mimebundle_()
+    assert data["text/plain"] == metadata["image/png"]["alt"] == picture.alt
+    drawn = Image.open(io.BytesIO(data["image/png"]))
+    assert drawn.format == "PNG" and 200 <= drawn.width <= 1400 and len(data["image/png"]) < 300_000
+    assert len(np.unique(np.asarray(drawn.convert("L")))) > 5            # not an empty sheet
+    assert picture.canvas.manager is None                    # unknown to pyplot: shown once, and not kept in memory
+
+
+def test_drawing_leaves_the_data_alone():
+    before = IMAGES.clone()
+    for draw in PICTURES.values():
+        draw()
+    assert torch.equal(IMAGES, before)
+
+
+def test_pixels_are_those_of_the_image_normalized_or_not():
+    wanted = IMAGES[0].permute(1, 2, 0).numpy()
+    assert np.array_equal(plotting.as_pixels(IMAGES[0]), wanted)
+    assert np.array_equal(plotting.as_pixels(normalize(IMAGES[0])), wanted)
+    assert np.array_equal(plotting.as_pixels(normalize(IMAGES[0]).requires_grad_()), wanted)
+    assert plotting.as_pixels(torch.full((3, 1, 1), 7.0)).tolist() == [[[255, 255, 255]]]
+
+
+def test_image_grid_shows_each_image_under_its_label():
+    picture = plotting.image_grid(IMAGES, ["Forest"] * 5 + ["HerbaceousVegetation"], columns=4)
+    shown = [axis for axis in picture.axes if axis.images]
+    assert len(picture.axes) == 8 and len(shown) == 6
+    for axis, image in zip(shown, IMAGES, strict=True):
+        assert np.array_equal(pixels(axis), plotting.as_pixels(image))
+    assert shown[0].get_title() == "Forest" and shown[5].get_title().split() == ["Herbaceous", "Vegetation"]
+    assert "6 images in 2 rows" in picture.alt and "Forest, HerbaceousVegetation" in picture.alt
+
+
+def test_patch_lines_frame_and_number_the_patches_in_reading_order():
+    image = torch.zeros(3, 16, 24, dtype=torch.uint8)
+    axis = plotting.patch_lines(image, 8).axes[0]
+    corners = [patch.get_xy() for patch in axis.patches]
+    assert corners == [(x - 0.5, y - 0.5) for y in (0, 8) for x in (0, 8, 16)]       # 0.5: the edge of a pixel
+    assert all((patch.get_width(), patch.get_height()) == (8, 8) for patch in axis.patches)
+    assert texts(axis) == ["0", "1", "2", "3", "4", "5"]
+    assert axis.texts[5].get_position() == (19.5, 11.5)      # the middle of the last patch
+    assert texts(plotting.patch_lines(image, 8, numbers=False).axes[0]) == []
+
+
+def test_patch_mosaic_puts_patches_back_where_they_were():
+    axes = plotting.patch_mosaic(PATCHES, (2, 2)).axes
+    rows = [np.concatenate([pixels(axes[2 * r]), pixels(axes[2 * r + 1])], axis=1) for r in range(2)]
+    assert np.array_equal(np.concatenate(rows), plotting.as_pixels(IMAGES[0]))
+
+
+def test_heatmap_shows_values_names_and_numbers():
+    picture = plotting.heatmap(MATRIX, rows=["p", "q"], columns=["x", "y", "z"], numbers=".1f", unit="weight")
+    axis, bar = picture.axes
+    assert np.allclose(pixels(axis), MATRIX) and axis.images[0].get_cmap().name == "cividis"
+    assert texts(axis) == ["0.1", "0.9", "0.0", "0.5", "0.2", "0.3"]
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["p", "q"]
+    assert [label.get_text() for label in axis.get_xticklabels()] == ["x", "y", "z"]
+    assert bar.get_ylabel() == "weight"
+    assert "2 x 3 cells" in picture.alt and "from 0 to 0.9, largest in row 0, column 1" in picture.alt
+    assert axis.texts[1].get_color() == "black" and axis.texts[2].get_color() == "white"       # readable on light and dark
+    assert plotting.heatmap(MATRIX, limits=(0, 1)).axes[0].images[0].get_clim() == (0, 1)
+
+
+def test_cell_maps_share_one_scale_and_frame_one_cell():
+    maps = torch.arange(48.0).reshape(3, 4, 4)
+    picture = plotting.cell_maps(maps, ["a", "b", "c"], mark=(1, 2))
+    shown = [axis for axis in picture.axes if axis.get_title()]
+    for axis, values, label in zip(shown, maps, "abc", strict=True):
+        assert np.array_equal(pixels(axis), values) and axis.get_title() == label
+        assert axis.images[0].get_clim() == (0, 47)
+        assert axis.patches[0].get_xy() == (1.5, 0.5)        # row 1, column 2
+        assert axis.images[0].get_interpolation() == "nearest"           # cells, not smoothed into false detail
+
+
+def test_attention_on_image_darkens_where_little_is_taken_from():
+    white = torch.full((3, 16, 16), 255, dtype=torch.uint8)
+    weights = torch.tensor([[[0.0, 0.1], [0.2, 0.4]]])
+    tile, seen = plotting.attention_on_image(white, weights, query=(0, 1)).axes
+    assert (pixels(tile) == 255).all()
+    light = pixels(seen)[4::8, 4::8, 0]                      # the middle of each of the four cells
+    assert light[1, 1] == 255 and light[0, 0] < light[0, 1] < light[1, 0] < light[1, 1] and light[0, 0] > 0
+    assert (pixels(seen)[:8, :8] == light[0, 0]).all()       # a cell is one shade
+    assert [axis.patches[0].get_xy() for axis in (tile, seen)] == [(7.5, -0.5)] * 2
+
+
+def test_curves_draw_each_line_with_its_own_color_and_dash():
+    values = {"training": [3.0, 2.0, 1.0], "test": ([1, 3], [3.0, np.nan]), "none yet": []}
+    picture = plotting.curves(values, xlabel="epoch", ylabel="loss", logy=True)
+    axis = picture.axes[0]
+    assert [line.get_xydata().tolist() for line in axis.lines[:1]] == [[[1, 3], [2, 2], [3, 1]]]
+    assert axis.lines[1].get_xdata().tolist() == [1, 3] and len(axis.lines[2].get_xdata()) == 0
+    assert [line.get_label() for line in axis.lines] == list(values)
+    assert len({to_hex(line.get_color()) for line in axis.lines}) == 3
+    assert len({line.get_linestyle() for line in axis.lines}) == 3
+    assert (axis.get_xlabel(), axis.get_ylabel(), axis.get_yscale()) == ("epoch", "loss", "log")
+    assert "loss against epoch: training from 3 to 1" in picture.alt and "none yet without values" in picture.alt
+
+
+def test_bars_show_and_write_their_values():
+    picture = plotting.bars(["Forest", "River"], torch.tensor([0.25, 1.0]), xlabel="accuracy")
+    axis = picture.axes[0]
+    assert [bar.get_width() for bar in axis.patches] == [0.25, 1]
+    assert texts(axis) == ["25.0%", "100.0%"]
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["Forest", "River"]
+    assert axis.yaxis_inverted() and axis.get_xlim()[1] > 1  # read from the top, with room for the numbers
+    assert "Forest 25.0%, River 100.0%" in picture.alt
+
+
+def test_histograms_share_their_bins():
+    picture = plotting.histograms({"a": torch.tensor([0.0, 1.0]), "b": torch.tensor([2.0, 4.0])}, xlabel="value")
+    edges = [np.unique(patch.get_xy()[:, 0]) for patch in picture.axes[0].patches]
+    assert len(edges) == 2 and np.allclose(edges[0], edges[1]) and (edges[0].min(), edges[0].max()) == (0, 4)
+    assert "a with mean 0.50" in picture.alt and "b with mean 3.00" in picture.alt
+
+
+def test_predictions_show_the_three_most_probable_classes():
+    probabilities = torch.tensor([[0.1, 0.6, 0.0, 0.3], [0.7, 0.05, 0.2, 0.05]])
+    picture = plotting.predictions(IMAGES[:2], probabilities, ["a", "b", "c", "d"], torch.tensor([1, 2]), columns=2)
+    tile, chart, _, other = picture.axes
+    assert np.array_equal(pixels(tile), plotting.as_pixels(IMAGES[0])) and tile.get_title() == "b"
+    assert [bar.get_width() for bar in chart.patches] == pytest.approx([0.6, 0.3, 0.1])
+    assert texts(chart) == ["b 60%", "d 30%", "a 10%"] and texts(other)[:2] == ["a 70%", "c 20%"]
+    assert not chart.patches[0].get_hatch() and other.patches[0].get_hatch()         # a wrong answer is hatched
+    assert "b predicted b (60%), c predicted a (70%)" in picture.alt
+
+
+def test_reliability_shows_accuracy_against_confidence():
+    picture = plotting.reliability([0, 4], [np.nan, 0.75], [np.nan, 0.5])
+    curve, counts = picture.axes
+    assert curve.lines[1].get_xydata()[1].tolist() == [0.75, 0.5]
+    assert [(bar.get_x() + bar.get_width() / 2, bar.get_height()) for bar in counts.patches] == [(0.25, 0), (0.75, 4)]
+    assert picture.alt.endswith("75% sure, 50% right")
+
+
+def test_scatter_draws_each_class_by_itself():
+    labels = torch.arange(20) % 10
+    picture = plotting.scatter(torch.arange(20), -torch.arange(20), labels, CLASSES)
+    groups = picture.axes[0].collections
+    assert [group.get_label() for group in groups] == list(CLASSES)
+    assert groups[3].get_offsets().tolist() == [[3, -3], [13, -13]]
+    assert len({str(group.get_paths()[0].vertices.tolist()) for group in groups}) == 10          # never color alone
+
+
+def test_stages_show_what_the_model_does_to_one_tile():
+    positions = sincos_positions((2, 2), 12)
+    picture = plotting.stages(IMAGES[0], 8, torch.rand(4, 12), positions, torch.rand(4, 4), PROBABILITIES[0], CLASSES)
+    assert len(picture.axes) == 6
+    assert np.array_equal(pixels(picture.axes[0]), plotting.as_pixels(IMAGES[0]))
+    assert np.array_equal(pixels(picture.axes[1])[:8, :8], plotting.as_pixels(IMAGES[0])[:8, :8])
+    assert np.allclose(pixels(picture.axes[3]), positions)
+    assert [bar.get_width() for bar in picture.axes[5].patches] == pytest.approx(PROBABILITIES[0].tolist())
+    assert CLASSES[int(PROBABILITIES[0].argmax())] in picture.alt
