@@ -1,6 +1,7 @@
 """Training: two named recipes, the loop `fit`, its History, checkpoints."""
 
 import math
+import warnings
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from time import perf_counter
@@ -22,7 +23,7 @@ class Recipe:
     learning_rate: float = 1e-3          # of Adam or AdamW
     muon_learning_rate: float = 2e-2
     weight_decay: float = 0.0            # of AdamW, matrices only
-    muon_weight_decay: float = 0.1
+    muon_weight_decay: float = 0.1       # pulls matrices back, so that steps of one size keep turning them
     batch_size: int = 64
     warmup: float = 0.0                  # share of all steps in which the learning rate rises from zero
     decay: bool = False                  # after that: linearly down to zero at the last step; else constant
@@ -33,7 +34,7 @@ class Recipe:
 
 PLAIN = Recipe()
 GOOD = Recipe(model={"positions": "sincos", "pool": "mean", "dropout": 0.0},
-              muon=True, learning_rate=2e-3, weight_decay=0.01, warmup=0.1, decay=True,
+              muon=True, muon_learning_rate=0.012, learning_rate=2e-3, weight_decay=0.01, warmup=0.1, decay=True,
               augment=True, label_smoothing=0.1, bf16=True)
 
 
@@ -121,7 +122,11 @@ def fit(model, train, test=None, *, epochs, recipe=GOOD, seed=0, device=None, ch
                 history.test_accuracy += tested
                 history.seconds.append(seconds)
                 if checkpoint:
-                    save_checkpoint(checkpoint, **run)
+                    try:
+                        save_checkpoint(checkpoint, **run)
+                    except OSError as problem:           # a full disk must not cost the run
+                        warnings.warn(f"the checkpoint {checkpoint} could not be written ({problem}); training goes on, "
+                                      "with the last one that was", stacklevel=2)
         except KeyboardInterrupt:
             history.interrupted = True
         except FloatingPointError as problem:
