@@ -30,8 +30,8 @@ def train(args):
     result = evaluate(model, test_tiles)
     print(result)
     recipe_facts = {key: value for key, value in asdict(recipe).items() if key != "model"}
-    save_pretrained(tiles.source, model, {
-        "data": f"{tiles.source}, {len(tiles)} tiles, split 80/20 with seed {args.seed}",
+    save_pretrained(args.name or tiles.source, model, {
+        "source": tiles.source, "data": f"{tiles.source}, {len(tiles)} tiles, split 80/20 with seed {args.seed}",
         "recipe": {"name": args.recipe, **recipe_facts}, "epochs": args.epochs, "seed": args.seed,
         "test_accuracy": round(result.accuracy, 4), "test_tiles": len(test_tiles),
         "history": {key: [round(x, 4) for x in value] for key, value in asdict(history).items()
@@ -43,7 +43,7 @@ def train(args):
 def judge(args):
     """Evaluate shipped weights on the test part they were not trained on."""
     facts = pretrained_facts(args.name)
-    _, test_tiles = load_tiles(facts["name"]).split(seed=facts["seed"])
+    _, test_tiles = load_tiles(facts["source"]).split(seed=facts["seed"])
     if len(test_tiles) != facts["test_tiles"]:       # another number of tiles is split differently
         raise ValueError(f"these weights were judged on {facts['test_tiles']} test tiles, here are {len(test_tiles)}, some "
                          "of which they may have been trained on; choose another VIT_BUDGET")
@@ -60,10 +60,11 @@ def main():
     command.add_argument("--epochs", type=int, default=5)
     command.add_argument("--seed", type=int, default=0, help="of the split, the first weights and the order")
     command.add_argument("--checkpoint", help="a file to write after each epoch, and to go on from if it is there")
-    command.add_argument("--out", default=WEIGHTS, help="the folder to write SOURCE.pt and SOURCE.json to")
+    command.add_argument("--name", help="of the weights; default: the source")
+    command.add_argument("--out", default=WEIGHTS, help="the folder to write NAME.pt and NAME.json to")
     command.set_defaults(run=train)
     command = commands.add_parser("evaluate", help=judge.__doc__)
-    command.add_argument("--name", default="eurosat", choices=("eurosat", "synthetic"), help="which shipped weights")
+    command.add_argument("--name", default="eurosat", help="which shipped weights")
     command.set_defaults(run=judge)
     args = parser.parse_args()
     try:

@@ -22,9 +22,9 @@ class PatchEmbedding(nn.Module):
         size = pair(patch_size)
         if stem == "linear":
             self.proj = nn.Conv2d(in_channels, embed_dim, kernel_size=size, stride=size)
-            # Inside an 8x8 patch of EuroSAT, normalized pixels differ by 0.12 (standard deviation) from their mean. This
-            # start gives such detail variance 1 in the tokens, as much as positions have. PyTorch's default gives it a
-            # fourteenth of the size, the positions drown it, and learning starts much more slowly.
+            # Inside an 8x8 patch of EuroSAT, normalized pixels differ by only 0.12 (standard deviation) from their mean.
+            # This start lifts such detail to about 1 in the tokens (the mean color to more). PyTorch's default leaves it a
+            # fourteenth of that; then positions and color drown the detail, and learning starts much more slowly.
             nn.init.normal_(self.proj.weight, std=1 / (0.12 * math.sqrt(in_channels * size[0] * size[1])))
         elif stem == "conv":
             halvings = int(math.log2(size[0]))

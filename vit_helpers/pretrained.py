@@ -15,8 +15,9 @@ WEIGHTS = Path(__file__).parent / "weights"
 def load_pretrained(name="auto"):
     """A trained VisionTransformer in eval mode, on the CPU. Needs no network.
 
-    name: "eurosat" (trained on EuroSAT's 64x64 tiles), "synthetic" (on the stand-in tiles), or "auto": "eurosat",
-    in the "smoke" budget "synthetic". What it reached, and how to make it again: `pretrained_facts(name)`.
+    name: "eurosat" (trained on EuroSAT's 64x64 tiles), "synthetic" (on the stand-in tiles), "eurosat-plain" (EuroSAT
+    with the plain recipe, for comparison), or "auto": "eurosat", in the "smoke" budget "synthetic".
+    What each reached, and how to make it again: `pretrained_facts(name)`.
     Raises ValueError for any other name.
     """
     facts = pretrained_facts(name)
