@@ -149,6 +149,15 @@ def test_readme_maps_every_notebook():
     assert [name for name in COURSE if f"(notebooks/{name}.ipynb)" not in readme] == []
 
 
+def test_readme_states_what_the_shipped_weights_reached():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    files = sorted((ROOT / "vit_helpers" / "weights").glob("*.json"))
+    assert files
+    for facts in (json.loads(file.read_text(encoding="utf-8")) for file in files):
+        stated = [line for line in readme.splitlines() if f"`{facts['name']}`" in line]
+        assert any(f"{facts['test_accuracy']:.1%}".replace("%", " %") in line for line in stated), facts["name"]
+
+
 def test_requirements_pin_every_dependency_and_install_the_package():
     lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
     pinned = {re.split("==", line)[0].lower() for line in lines if "==" in line and not line.startswith(("#", " "))}

@@ -1,5 +1,6 @@
 """What adapts a run to the place it runs in: its budget, its device, its progress bar, its files."""
 
+import io
 import os
 import sys
 from contextlib import contextmanager
@@ -55,7 +56,8 @@ class Progress(tqdm):
             self.handle = display({"text/plain": ""}, raw=True, display_id=True)
         # A log file or a pipe gets the finished bar only, not one line every half second.
         patience = 0.5 if in_kernel or sys.stdout.isatty() else float("inf")
-        super().__init__(*args, file=sys.stdout, mininterval=patience, ncols=96, **kwargs)
+        # tqdm ends a bar with a new line; in a notebook nobody is to see that.
+        super().__init__(*args, file=io.StringIO() if in_kernel else sys.stdout, mininterval=patience, ncols=96, **kwargs)
 
     def display(self, msg=None, pos=None):
         if self.handle is None:
