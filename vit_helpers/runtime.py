@@ -57,7 +57,8 @@ class Progress(tqdm):
         # A log file or a pipe gets the finished bar only, not one line every half second.
         patience = 0.5 if in_kernel or sys.stdout.isatty() else float("inf")
         # tqdm ends a bar with a new line; in a notebook nobody is to see that.
-        super().__init__(*args, file=io.StringIO() if in_kernel else sys.stdout, mininterval=patience, ncols=96, **kwargs)
+        file = io.StringIO() if in_kernel else sys.stdout
+        super().__init__(*args, file=file, mininterval=patience, ncols=96, ascii=False if in_kernel else None, **kwargs)
 
     def display(self, msg=None, pos=None):
         if self.handle is None:
