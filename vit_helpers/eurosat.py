@@ -93,7 +93,8 @@ def _download():
     finally:
         socket.setdefaulttimeout(before)
     if problems:
-        raise OSError(f"the download failed: {problems[0]}") from problems[0]
+        raise OSError(f"the download failed: {problems[0]}; try again later, or set EUROSAT_ROOT to a folder with "
+                      "EuroSAT.zip") from problems[0]
     return archive
 
 
