@@ -125,3 +125,9 @@ def test_as_a_command_of_its_own(tmp_path):
                             capture_output=True, text=True, timeout=120)
     assert result.returncode == 2 and result.stdout == ""
     assert result.stderr.startswith("error: no EuroSAT tiles in") and "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("words", [("--help",), ("train", "--help"), ("evaluate", "--help")])
+def test_help_is_printed(run, words):
+    code, printed, _ = run(*words)
+    assert code == 0 and printed.startswith("usage: python -m vit_helpers")

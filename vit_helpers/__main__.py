@@ -15,7 +15,7 @@ RECIPES = {"plain": PLAIN, "good": GOOD}
 
 
 def train(args):
-    """Train on the 80 % part, report on the 20 % part, write weights and facts."""
+    """Train on four fifths of the tiles, report on the last fifth, write weights and facts."""
     Path(args.out).mkdir(parents=True, exist_ok=True)        # better to fail before training than after it
     tiles = load_tiles(args.source)
     train_tiles, test_tiles = tiles.split(seed=args.seed)
