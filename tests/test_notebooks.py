@@ -158,6 +158,19 @@ def test_readme_states_what_the_shipped_weights_reached():
         assert any(f"{facts['test_accuracy']:.1%}".replace("%", " %") in line for line in stated), facts["name"]
 
 
+def stored_text(name):
+    notebook = json.loads((ROOT / "notebooks" / f"{name}.ipynb").read_text(encoding="utf-8"))
+    return "\n".join(text for cell in code_cells(notebook) for text in texts(cell))
+
+
+def test_readme_states_what_lessons_01_and_08_show():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    color = re.search(r"color alone: ([\d.]+)% of 5,400 eurosat", stored_text("01_eurosat_data"))[1]
+    good = re.findall(r"^ +5 +[\d.]+ +[\d.]+% +([\d.]+)%", stored_text("08_training"), re.M)      # its fifth epoch
+    assert len(good) == 1 and float(good[0]) > 92
+    assert f"{color} %" in readme and f"{good[0]} %" in readme
+
+
 def test_requirements_pin_every_dependency_and_install_the_package():
     lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
     pinned = {re.split("==", line)[0].lower() for line in lines if "==" in line and not line.startswith(("#", " "))}
