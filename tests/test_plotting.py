@@ -8,24 +8,21 @@ import torch
 from matplotlib.colors import to_hex
 from PIL import Image
 
-from vit_helpers import CLASSES, normalize, patchify, plotting, sincos_positions
+from vit_helpers import CLASSES, normalize, plotting, sincos_positions
 
 RANDOM = torch.Generator().manual_seed(0)
 IMAGES = torch.randint(0, 256, (6, 3, 16, 16), generator=RANDOM, dtype=torch.uint8)
 PROBABILITIES = torch.rand(6, 10, generator=RANDOM).softmax(dim=1)
 MATRIX = torch.tensor([[0.1, 0.9, 0.0], [0.5, 0.2, 0.3]])
-PATCHES = patchify(IMAGES[:1], 8)[0].reshape(4, 3, 8, 8)
 
 PICTURES = {
     "image_grid": lambda: plotting.image_grid(IMAGES, list("aabbcc"), columns=4, title="Tiles"),
     "patch_lines": lambda: plotting.patch_lines(IMAGES[0], 8, title="Tiles"),
-    "patch_mosaic": lambda: plotting.patch_mosaic(PATCHES, (2, 2), title="Tiles"),
     "heatmap": lambda: plotting.heatmap(MATRIX, "Tiles", xlabel="key", ylabel="query", numbers=".1f", unit="weight"),
     "cell_maps": lambda: plotting.cell_maps(torch.rand(5, 4, 4), list("abcde"), "Tiles", mark=(1, 2), unit="weight"),
     "attention_on_image": lambda: plotting.attention_on_image(IMAGES[0], torch.rand(2, 4, 4), (0, 3), "Tiles"),
     "curves": lambda: plotting.curves({"training": [3, 2, 1], "test": [3, 2.5, 2]}, title="Tiles", ylabel="loss"),
     "bars": lambda: plotting.bars(["a", "b"], [0.25, 0.75], title="Tiles", xlabel="accuracy"),
-    "histograms": lambda: plotting.histograms({"a": torch.rand(99), "b": torch.rand(99) + 1}, title="Tiles"),
     "predictions": lambda: plotting.predictions(IMAGES, PROBABILITIES, CLASSES, torch.zeros(6), title="Tiles"),
     "reliability": lambda: plotting.reliability([0, 4], [np.nan, 0.75], [np.nan, 0.5], title="Tiles"),
     "scatter": lambda: plotting.scatter(torch.arange(20), torch.arange(20), torch.arange(20) % 10, CLASSES, title="Tiles"),
@@ -96,12 +93,6 @@ def test_patch_lines_frame_and_number_the_patches_in_reading_order():
     assert texts(plotting.patch_lines(image, 8, numbers=False).axes[0]) == []
 
 
-def test_patch_mosaic_puts_patches_back_where_they_were():
-    axes = plotting.patch_mosaic(PATCHES, (2, 2)).axes
-    rows = [np.concatenate([pixels(axes[2 * r]), pixels(axes[2 * r + 1])], axis=1) for r in range(2)]
-    assert np.array_equal(np.concatenate(rows), plotting.as_pixels(IMAGES[0]))
-
-
 def test_heatmap_shows_values_names_and_numbers():
     picture = plotting.heatmap(MATRIX, rows=["p", "q"], columns=["x", "y", "z"], numbers=".1f", unit="weight")
     axis, bar = picture.axes
@@ -158,13 +149,6 @@ def test_bars_show_and_write_their_values():
     assert [label.get_text() for label in axis.get_yticklabels()] == ["Forest", "River"]
     assert axis.yaxis_inverted() and axis.get_xlim()[1] > 1  # read from the top, with room for the numbers
     assert "Forest 25.0%, River 100.0%" in picture.alt
-
-
-def test_histograms_share_their_bins():
-    picture = plotting.histograms({"a": torch.tensor([0.0, 1.0]), "b": torch.tensor([2.0, 4.0])}, xlabel="value")
-    edges = [np.unique(patch.get_xy()[:, 0]) for patch in picture.axes[0].patches]
-    assert len(edges) == 2 and np.allclose(edges[0], edges[1]) and (edges[0].min(), edges[0].max()) == (0, 4)
-    assert "a with mean 0.50" in picture.alt and "b with mean 3.00" in picture.alt
 
 
 def test_predictions_show_the_three_most_probable_classes():

@@ -52,8 +52,9 @@ def image_grid(images, labels=None, columns=10, title="", scale=1.0):
     """Images (N, 3, H, W), uint8 or normalized, in rows of `columns`, each with its label above it."""
     labels = [""] * len(images) if labels is None else labels
     rows = -(-len(images) // columns)
-    picture, axes = _picture(title, f"{title}. {len(images)} images in {rows} rows: " + ", ".join(dict.fromkeys(labels)),
-                             rows, columns, figsize=(columns * scale, rows * (scale + 0.35) + 0.4))
+    alt = f"{title}. {len(images)} images in {rows} row{'s' * (rows > 1)}"
+    alt += ": " + ", ".join(dict.fromkeys(labels)) if any(labels) else "."
+    picture, axes = _picture(title, alt, rows, columns, figsize=(columns * scale, rows * (scale + 0.35) + 0.4))
     for axis in axes.flat:
         axis.axis("off")
     for axis, image, label in zip(axes.flat, images, labels, strict=False):
@@ -76,16 +77,6 @@ def patch_lines(image, patch_size, title="", numbers=True, width=4.0):
             if numbers:
                 axis.text(corner[0] + patch_size / 2, corner[1] + patch_size / 2, r * columns + c, color="white",
                           fontsize=7, ha="center", va="center", bbox={"color": "black", "alpha": 0.45, "pad": 0.8})
-    return picture
-
-
-def patch_mosaic(patches, grid, title="", width=4.0):
-    """Patches (N, 3, P, P) laid out on a grid (rows, columns) with gaps between them."""
-    rows, columns = grid
-    picture, axes = _picture(title, f"{title}. {rows * columns} patches, {rows} rows of {columns}, with gaps.",
-                             rows, columns, figsize=(width, width * rows / columns + 0.4))
-    for axis, patch in zip(axes.flat, patches, strict=True):
-        _show(axis, as_pixels(patch))
     return picture
 
 
@@ -182,20 +173,6 @@ def bars(names, values, title="", xlabel="", numbers=".1%"):
     axis.set_yticks(range(len(values)), names, fontsize=8)
     axis.set(xlabel=xlabel, xlim=(min(0, *values), max(values) * 1.15 or 1))
     axis.invert_yaxis()
-    return picture
-
-
-def histograms(values, title="", xlabel="", limits=None):
-    """Distributions by name, {name: numbers}, as steps over shared bins."""
-    values = {name: np.asarray(torch.as_tensor(v).detach().cpu()).ravel() for name, v in values.items()}
-    low, high = limits or (min(v.min() for v in values.values()), max(v.max() for v in values.values()))
-    picture, axes = _picture(title, f"{title}. Histograms of {xlabel}: " + "; ".join(
-        f"{name} with mean {v.mean():.2f} and standard deviation {v.std():.2f}" for name, v in values.items()), figsize=(6, 3))
-    for i, (name, v) in enumerate(values.items()):
-        axes[0, 0].hist(v, bins=np.linspace(low, high, 61), histtype="step", label=name, color=COLORS[i], linestyle=STYLES[i],
-                        density=True)
-    axes[0, 0].set(xlabel=xlabel, ylabel="density")
-    axes[0, 0].legend(fontsize=8)
     return picture
 
 

@@ -43,13 +43,14 @@ def make_optimizers(model, recipe):
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     if not recipe.muon:
         return [torch.optim.Adam([p for _, p in named], lr=recipe.learning_rate)]
-    muon = [p for name, p in named if "blocks." in name and p.ndim == 2]
-    rest = [p for name, p in named if not ("blocks." in name and p.ndim == 2)]
+    muon = {name: p for name, p in named if "blocks." in name and p.ndim == 2}
+    rest = [p for name, p in named if name not in muon]
     decayed = [{"params": [p for p in rest if p.ndim >= 2], "weight_decay": recipe.weight_decay},
                {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0}]
     optimizers = [torch.optim.AdamW(decayed, lr=recipe.learning_rate)]
     if muon:
-        optimizers.insert(0, torch.optim.Muon(muon, lr=recipe.muon_learning_rate, weight_decay=recipe.muon_weight_decay))
+        optimizers.insert(0, torch.optim.Muon(list(muon.values()), lr=recipe.muon_learning_rate,
+                                              weight_decay=recipe.muon_weight_decay))
     return optimizers
 
 
