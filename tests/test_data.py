@@ -9,7 +9,7 @@ from PIL import Image
 from torchvision import transforms
 
 import vit_helpers.data
-from vit_helpers import CLASSES, Tiles, batches, flip_and_transpose, load_tiles, normalize
+from vit_helpers import CLASSES, Tiles, batches, eight_views, flip_and_transpose, load_tiles, normalize
 from vit_helpers.eurosat import COUNTS
 from vit_helpers.synthetic import synthetic_tiles
 
@@ -256,3 +256,12 @@ def test_the_smoke_budget_is_synthetic_and_quick(monkeypatch):
     tiles = load_tiles()
     assert tiles.source == "synthetic" and len(tiles) == 1000 and tiles.images.shape == (1000, 3, 64, 64)
     assert torch.bincount(tiles.labels).tolist() == [100] * 10
+
+
+def test_eight_views_are_all_different_and_the_only_ones():
+    image = torch.arange(9).reshape(1, 3, 3)
+    views = eight_views(image)
+    assert len({tuple(view.flatten().tolist()) for view in views}) == 8 and torch.equal(views[0], image)
+    turned = {tuple(flip_and_transpose(image[None])[0].flatten().tolist()) for _ in range(200)}
+    assert turned == {tuple(view.flatten().tolist()) for view in views}
+    assert [view.shape for view in eight_views(torch.zeros(1, 2, 4))] == [(1, 2, 4)] * 4     # not square: no transposes

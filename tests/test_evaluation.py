@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from vit_helpers import Evaluation, Tiles, VisionTransformer, evaluate, normalize
+from vit_helpers import Evaluation, Tiles, VisionTransformer, eight_views, evaluate, normalize
 
 # Six images of three classes. True: 0 0 0 1 1 2. Predicted: 0 0 1 1 0 1. Class 2 is never predicted.
 PROBABILITIES = torch.tensor([[0.9, 0.05, 0.05], [0.8, 0.1, 0.1], [0.3, 0.6, 0.1],
@@ -99,3 +99,22 @@ def test_no_tiles_and_other_classes_are_refused(model, tiles):
     model.head = nn.Linear(16, 4)
     with pytest.raises(ValueError, match=r"\(4,\) logits .*10 classes; build it with num_classes=10"):
         evaluate(model, tiles)
+
+
+def test_eight_views_are_averaged_as_probabilities(model, tiles):
+    result = evaluate(model, tiles, views=8)
+    with torch.no_grad():
+        by_hand = torch.stack([model.eval()(normalize(view)).softmax(dim=1) for view in eight_views(tiles.images)]).mean(dim=0)
+    torch.testing.assert_close(result.probabilities, by_hand)
+    assert not torch.allclose(result.probabilities, evaluate(model, tiles).probabilities)
+
+
+def test_eight_views_make_the_answer_the_same_for_each_view(model, tiles):
+    result = evaluate(model, tiles, views=8).logits
+    for view in eight_views(tiles.images):
+        torch.testing.assert_close(evaluate(model, Tiles(view, tiles.labels), views=8).logits, result)
+
+
+def test_a_number_of_views_that_is_not_there(model, tiles):
+    with pytest.raises(ValueError, match=r"views=3 is unknown; choose 1 .* or 8"):
+        evaluate(model, tiles, views=3)

@@ -397,3 +397,21 @@ def test_images_that_are_not_normalized():
     with pytest.raises(TypeError, match=r"torch.uint8; turn them into floats .* vit_helpers\.normalize"):
         build()(images)
     assert build()(normalize(images)).isfinite().all()
+
+
+@pytest.mark.parametrize("pool", ["cls", "mean"])
+def test_a_share_of_the_tokens_goes_through_the_blocks(pool):
+    torch.manual_seed(0)
+    model = build(pool=pool, positions="learned", depth=0).eval()
+    images, prefix = torch.randn(5, 3, *model.img_size), int(pool == "cls")
+    whole, few = model.forward_features(images), model.forward_features(images, keep_tokens=1 / 3)
+    n = (whole.shape[1] - prefix) // 3
+    assert n >= 1 and few.shape == (5, prefix + n, whole.shape[2])
+    assert torch.equal(few[:, :prefix], whole[:, :prefix])                            # CLS always stays
+    chosen = []
+    for kept, tokens in zip(few[:, prefix:], whole[:, prefix:], strict=True):
+        where = (kept[:, None] == tokens[None]).all(dim=2)                           # each kept one is one of the tokens, ...
+        assert (where.sum(dim=1) == 1).all() and where.sum(dim=0).max() == 1         # ... position included, and only once
+        chosen.append(tuple(where.nonzero()[:, 1].sort().values.tolist()))
+    assert len(set(chosen)) > 1                                                      # another draw for each image
+    assert model(images, keep_tokens=1e-9).shape == (5, 10)                          # at least one token

@@ -205,6 +205,21 @@ def test_bf16_is_used_only_where_it_is_fast(tiles, monkeypatch):
     assert results[True, True] == pytest.approx(results[False, False], abs=0.05)
 
 
+def test_few_tokens_first_and_all_of_them_at_the_end(tiles):
+    train, test = tiles
+    model, seen = small_model(GOOD), []
+    model.blocks[0].register_forward_hook(lambda block, x, y: seen.append(y.shape[1]) if block.training else None)
+    recipe = dataclasses.replace(GOOD, keep_tokens=0.5, keep_until=0.6, batch_size=40)
+    fit(model, train, test, epochs=5, recipe=recipe)                                 # 4 steps an epoch, 4 patches an image
+    assert seen == [2] * 12 + [4] * 8
+
+
+@pytest.mark.parametrize("keep", [0, -0.5, 1.5])
+def test_a_share_of_tokens_that_cannot_be(tiles, keep):
+    with pytest.raises(ValueError, match=f"keep_tokens={keep} .* between 0 and 1"):
+        fit(small_model(), tiles[0], epochs=1, recipe=Recipe(keep_tokens=keep, keep_until=0.5))
+
+
 def test_label_smoothing_and_augmentation_reach_the_training(tiles):
     train, _ = tiles
     plain = fit(small_model(), train, epochs=2, recipe=PLAIN).step_loss

@@ -1,6 +1,7 @@
 """Vision Transformers, from patches to predictions: what the notebooks of the course share."""
 
-from .data import CLASSES, Tiles, batches, flip_and_transpose, load_tiles, normalize
+from .checkpoints import load_checkpoint, save_checkpoint
+from .data import CLASSES, Tiles, batches, eight_views, flip_and_transpose, load_tiles, normalize
 from .evaluation import Evaluation, evaluate
 from .model import (
     MLP,
@@ -14,7 +15,7 @@ from .model import (
 from .patches import patch_grid, patchify, unpatchify
 from .pretrained import load_pretrained, pretrained_facts
 from .runtime import by_budget, has_fast_bf16, pick_device
-from .training import GOOD, PLAIN, History, Recipe, fit, load_checkpoint, save_checkpoint
+from .training import GOOD, PLAIN, History, Recipe, fit
 
 __all__ = [
     "CLASSES",
@@ -31,6 +32,7 @@ __all__ = [
     "VisionTransformer",
     "batches",
     "by_budget",
+    "eight_views",
     "evaluate",
     "fit",
     "flip_and_transpose",

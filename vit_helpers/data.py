@@ -99,6 +99,15 @@ def flip_and_transpose(images, generator=None):
     return torch.where(draws[2], images.transpose(-1, -2), images) if square else images
 
 
+def eight_views(images):
+    """All views of square images (..., S, S): the four flips, then their transposes; a list of eight like `images`.
+
+    Satellite tiles have no up and no left, so each view shows the same class. Other images have the four flips only.
+    """
+    flips = [images, images.flip(-1), images.flip(-2), images.flip((-2, -1))]
+    return flips + [view.transpose(-1, -2) for view in flips] if images.shape[-1] == images.shape[-2] else flips
+
+
 def batches(tiles, batch_size=64, *, shuffle=False, augment=False, generator=None):
     """Yield (images float32 (B, C, H, W) in -1..1, labels int64 (B,)) until every tile was there once.
 

@@ -1,10 +1,11 @@
 """How good a classifier is: accuracy, per-class figures, confusion matrix, calibration."""
 
+import math
 from dataclasses import dataclass
 
 import torch
 
-from .data import batches
+from .data import batches, eight_views
 
 
 @dataclass(frozen=True)
@@ -75,18 +76,28 @@ def check_classes(logits, tiles):
 
 
 @torch.no_grad()
-def evaluate(model, tiles, batch_size=256):
+def evaluate(model, tiles, batch_size=256, *, views=1):
     """Evaluation of `model` on Tiles, in eval mode and float32, on the device of the model; the mode is put back.
 
-    Raises ValueError for no tiles, or a model whose number of logits is not the number of classes.
+    With views=8 the probabilities are averaged over the flips and transposes of each tile (`eight_views`), for eight times the
+    work; the Evaluation's logits are then the logarithms of these averages.
+    Raises ValueError for no tiles, a model whose number of logits is not the number of classes, other numbers of views.
     """
     if not len(tiles):
         raise ValueError("there are no tiles to evaluate on; the Tiles are empty")
+    if views not in (1, 8):
+        raise ValueError(f"views={views!r} is unknown; choose 1 (each tile as it is) or 8 (all its flips and transposes)")
     was_training, device = model.training, next(model.parameters()).device
     model.eval()
     try:
-        logits = torch.cat([model(images.to(device)).float().cpu() for images, _ in batches(tiles, batch_size)])
+        logits = []
+        for images, _ in batches(tiles, batch_size):
+            images = images.to(device)
+            seen = torch.stack([model(view).float() for view in ([images] if views == 1 else eight_views(images))])
+            # One view: its logits. Several, (V, B, K): log of the mean probability.
+            logits.append(seen[0] if views == 1 else seen.log_softmax(dim=2).logsumexp(dim=0) - math.log(len(seen)))
     finally:
         model.train(was_training)
+    logits = torch.cat(logits).cpu()                                                     # (N, K)
     check_classes(logits, tiles)
     return Evaluation(logits, tiles.labels.cpu(), tiles.classes)

@@ -76,6 +76,15 @@ def interpolate_positions(positions, old_grid, new_grid):
     return torch.cat([positions[:, :prefix], image.flatten(2).transpose(1, 2)], dim=1)
 
 
+def keep_some(tokens, share, prefix=0):
+    """For each image its own random `share` of the tokens (B, N, D), at least one; the first `prefix` ones always stay."""
+    B, N, D = tokens.shape
+    n = max(1, round((N - prefix) * share))
+    kept = torch.rand(B, N - prefix).argsort(dim=1)[:, :n].to(tokens.device) + prefix    # (B, n), without repetition
+    kept = torch.cat([torch.arange(prefix, device=tokens.device).expand(B, -1), kept], dim=1)
+    return tokens.gather(1, kept[..., None].expand(-1, -1, D))                       # (B, prefix + n, D)
+
+
 class MultiHeadSelfAttention(nn.Module):
     """Every token (B, N, D) gathers from every other; softmax(Q K^T / sqrt(head_dim)) V in `num_heads` heads.
 
@@ -215,10 +224,12 @@ class VisionTransformer(nn.Module):
         if not images.is_floating_point():
             raise TypeError(f"images are {images.dtype}; turn them into floats first with vit_helpers.normalize(images)")
 
-    def forward_features(self, images, return_weights=False):
+    def forward_features(self, images, return_weights=False, keep_tokens=1.0):
         """Images -> tokens (B, N[+1], D) after the last norm; CLS first where there is one.
 
         With return_weights=True also the attention weights of all blocks, (B, depth, H, N[+1], N[+1]).
+        With keep_tokens < 1 only that share of the patches, drawn at random for each image, goes through the blocks: a
+        cheaper step of training (He et al. 2022, section 3; Li et al. 2023, "Scaling language-image pre-training via masking").
         """
         self._check(images)
         x = self.patch_embed(images)                                                 # (B, N, D)
@@ -226,6 +237,8 @@ class VisionTransformer(nn.Module):
             x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], dim=1)         # (B, N+1, D)
         if self.pos_embed is not None:
             x = x + self.pos_embed
+        if keep_tokens < 1:
+            x = keep_some(x, keep_tokens, prefix=x.shape[1] - self.grid[0] * self.grid[1])
         x, maps = self.drop(x), []
         for block in self.blocks:
             if return_weights:
@@ -236,8 +249,8 @@ class VisionTransformer(nn.Module):
         x = self.norm(x)
         return (x, torch.stack(maps, dim=1)) if return_weights else x
 
-    def forward(self, images):
-        """Images float (B, C, height, width) -> logits (B, num_classes)."""
-        tokens = self.forward_features(images)                                       # (B, N[+1], D)
+    def forward(self, images, keep_tokens=1.0):
+        """Images float (B, C, height, width) -> logits (B, num_classes). keep_tokens: see forward_features."""
+        tokens = self.forward_features(images, keep_tokens=keep_tokens)              # (B, N[+1], D)
         pooled = tokens[:, 0] if self.pool == "cls" else tokens.mean(dim=1)          # (B, D)
         return self.head(pooled)

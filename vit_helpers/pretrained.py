@@ -5,9 +5,9 @@ from pathlib import Path
 
 import torch
 
+from .checkpoints import check_weights
 from .model import VisionTransformer
 from .runtime import by_budget, written_whole
-from .training import check_weights
 
 WEIGHTS = Path(__file__).parent / "weights"
 

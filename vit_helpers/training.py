@@ -1,17 +1,18 @@
-"""Training: two named recipes, the loop `fit`, its History, checkpoints."""
+"""Training: two named recipes, the loop `fit` and its History."""
 
 import math
 import warnings
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from time import perf_counter
 
 import torch
 import torch.nn.functional as F
 
+from .checkpoints import load_checkpoint, save_checkpoint
 from .data import batches
 from .evaluation import check_classes, evaluate
-from .runtime import Progress, has_fast_bf16, pick_device, written_whole
+from .runtime import Progress, has_fast_bf16, pick_device
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,8 @@ class Recipe:
     decay: bool = False                  # after that: linearly down to zero at the last step; else constant
     augment: bool = False                # each tile in one of its eight flips and transposes
     label_smoothing: float = 0.0
+    keep_tokens: float = 1.0             # share of each image's patches that is used, at random, in the first steps ...
+    keep_until: float = 0.0              # ... up to this share of all steps; after that all of them
     bf16: bool = False                   # mixed precision, where the device computes faster in bfloat16
 
 
@@ -96,6 +99,8 @@ def fit(model, train, test=None, *, epochs, recipe=GOOD, seed=0, device=None, ch
         raise ValueError(f"training needs tiles of at least two classes, not {found}")
     if not (isinstance(epochs, int) and epochs > 0):
         raise ValueError(f"epochs={epochs!r} must be a whole number of at least 1")
+    if not 0 < recipe.keep_tokens <= 1:
+        raise ValueError(f"keep_tokens={recipe.keep_tokens} is not a share between 0 and 1; choose 0.5 for half of the patches")
     device = pick_device(device)
     model.to(device)
     train = train.to(device)
@@ -146,10 +151,12 @@ def _one_epoch(model, train, recipe, optimizers, schedules, generator, history, 
     model.train()
     started, losses, hits, window = perf_counter(), [], 0, []
     steps, device = math.ceil(len(train) / recipe.batch_size), train.labels.device
+    few = recipe.keep_until * epochs * steps - len(history) * steps      # so many steps from here see a part of the patches
     for images, labels in batches(train, recipe.batch_size, shuffle=True, augment=recipe.augment, generator=generator):
         # For each step anew: autocast keeps its bf16 copies of the weights until it is left.
         with torch.autocast(device.type, torch.bfloat16, recipe.bf16 and has_fast_bf16(device)):
-            logits = model(images).float()                                           # (B, 10)
+            fewer = dict(keep_tokens=recipe.keep_tokens) if len(losses) + len(window) < few else {}
+            logits = model(images, **fewer).float()                                  # (B, 10)
         check_classes(logits, train)
         loss = F.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
         for optimizer in optimizers:
@@ -188,61 +195,3 @@ def _show(bar, history, epochs, loss=None, accuracy=None):
     parts = [] if loss is None else [f"loss {loss:.3f}", f"training {accuracy:.1%}"]
     parts += [f"test {history.test_accuracy[-1]:.1%}"] if history.test_accuracy else []
     bar.set_postfix_str(", ".join(parts), refresh=False)
-
-
-def save_checkpoint(path, model, optimizers=(), schedules=(), generator=None, history=None, settings=None):
-    """Write all that a run needs to go on: weights, optimizers, schedules, random state, history. Never half a file."""
-    state = {"model": model.state_dict(), "optimizers": [o.state_dict() for o in optimizers],
-             "schedules": [s.state_dict() for s in schedules], "settings": settings,
-             "random": torch.get_rng_state(), "generator": generator.get_state() if generator else None,
-             "cuda": torch.cuda.get_rng_state_all(), "history": asdict(history) if history else None}
-    with written_whole(path) as temporary:
-        torch.save(state, temporary)
-
-
-def load_checkpoint(path, model, optimizers=(), schedules=(), generator=None, history=None, settings=None):
-    """Put back what `save_checkpoint` wrote, into the objects given (often just the model), in place.
-
-    Only plain tensors and numbers are read (weights_only=True). Raises FileNotFoundError, ValueError for a file that
-    is no checkpoint, for weights of another model, or for another run's settings; then nothing was changed.
-    """
-    useless = f"{path} is not a whole checkpoint of this course; delete it and train again"
-    try:
-        state = torch.load(path, weights_only=True, map_location="cpu")
-    except OSError:
-        raise
-    except Exception as problem:                     # each kind of damage raises its own
-        raise ValueError(useless) from problem
-    weights = state.get("model") if isinstance(state, dict) else None
-    if not isinstance(weights, dict) or not all(map(torch.is_tensor, weights.values())) or "settings" not in state:
-        raise ValueError(useless)
-    check_weights(model, weights, path)
-    if settings is not None and state["settings"] is None:
-        raise ValueError(f"{path} holds weights only, no run that could go on; use another file name")
-    if settings is not None and state["settings"] != settings:
-        other = {k: v for k, v in state["settings"].items() if settings.get(k) != v}
-        raise ValueError(f"{path} belongs to a run with other settings: {other}; use the same, or another file name")
-    model.load_state_dict(weights)
-    for things, name in ((optimizers, "optimizers"), (schedules, "schedules")):
-        for thing, saved in zip(things, state[name] if things else (), strict=True):
-            thing.load_state_dict(saved)
-    if generator is not None:
-        generator.set_state(state["generator"])
-        torch.set_rng_state(state["random"])
-        if len(state["cuda"]) == torch.cuda.device_count():
-            torch.cuda.set_rng_state_all(state["cuda"])
-    if history is not None:
-        for item in fields(history):
-            setattr(history, item.name, state["history"][item.name])
-
-
-def check_weights(model, weights, path):
-    """Raise ValueError, naming every entry, unless the state dict `weights` fits `model` exactly."""
-    wanted = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-    found = {name: tuple(value.shape) for name, value in weights.items()}
-    wrong = [f"{name} is missing" for name in wanted.keys() - found.keys()]
-    wrong += [f"{name} is not part of the model" for name in found.keys() - wanted.keys()]
-    wrong += [f"{name} is {found[name]}, the model needs {wanted[name]}"
-              for name in wanted.keys() & found.keys() if found[name] != wanted[name]]
-    if wrong:
-        raise ValueError(f"the weights in {path} belong to another model: " + "; ".join(sorted(wrong)))
