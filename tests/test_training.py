@@ -353,7 +353,7 @@ def test_a_checkpoint_of_another_model_is_refused_and_changes_nothing(tiles, che
 
 @pytest.mark.parametrize(("name", "changes"), [
     ("epochs", dict(epochs=2)), ("seed", dict(seed=1)), ("learning_rate", dict(recipe=Recipe(learning_rate=0.1))),
-    ("muon", dict(recipe=GOOD)), ("tiles", dict(train=60))])
+    ("optimizer", dict(recipe=GOOD)), ("tiles", dict(train=60))])
 def test_a_checkpoint_of_another_run_is_refused_and_changes_nothing(tiles, checkpoint, name, changes):
     model, before = small_model(seed=1), checkpoint.read_bytes()
     weights, settings = weights_of(model), {"epochs": 1, "recipe": PLAIN, **changes}

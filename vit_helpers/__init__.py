@@ -13,7 +13,7 @@ from .model import (
     sincos_positions,
 )
 from .patches import patch_grid, patchify, unpatchify
-from .pretrained import load_pretrained, pretrained_facts
+from .pretrained import load_pretrained, measured, pretrained_facts
 from .runtime import by_budget, has_fast_bf16, pick_device
 from .training import GOOD, PLAIN, History, Recipe, fit
 
@@ -41,6 +41,7 @@ __all__ = [
     "load_checkpoint",
     "load_pretrained",
     "load_tiles",
+    "measured",
     "normalize",
     "patch_grid",
     "patchify",

@@ -10,6 +10,7 @@ from .model import VisionTransformer
 from .runtime import by_budget, written_whole
 
 WEIGHTS = Path(__file__).parent / "weights"
+MEASURED = Path(__file__).parent / "measured.json"           # written by tests/benchmarks/
 
 
 def load_pretrained(name="auto"):
@@ -36,6 +37,17 @@ def pretrained_facts(name="auto"):
     if name not in known:
         raise ValueError(f"no shipped weights are named {name!r}; choose {' or '.join(map(repr, known))}")
     return json.loads((WEIGHTS / f"{name}.json").read_text())
+
+
+def measured(name):
+    """What one benchmark of the course has measured, with the command that makes it again, the machine and the setting; a dict.
+
+    See tests/benchmarks/ for what there is. Raises ValueError for any other name.
+    """
+    everything = json.loads(MEASURED.read_text())
+    if name not in everything:
+        raise ValueError(f"nothing measured is named {name!r}; choose {' or '.join(map(repr, everything))}")
+    return everything[name]
 
 
 def save_pretrained(name, model, facts, folder=WEIGHTS):

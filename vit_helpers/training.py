@@ -3,6 +3,7 @@
 import math
 import warnings
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 
@@ -20,10 +21,10 @@ class Recipe:
     """Everything that `fit` can vary; `model` holds the arguments of VisionTransformer that go with it."""
 
     model: dict = field(default_factory=dict)
-    muon: bool = False                   # Muon for the blocks' matrices, AdamW for the rest; else Adam for all
-    learning_rate: float = 1e-3          # of Adam or AdamW
+    optimizer: str = "adam"              # "sgd", "adam", "adamw" or "muon": Muon for the blocks' matrices, AdamW for the rest
+    learning_rate: float = 1e-3          # of SGD, Adam or AdamW
+    weight_decay: float = 0.0            # of the same, matrices only
     muon_learning_rate: float = 2e-2
-    weight_decay: float = 0.0            # of AdamW, matrices only
     muon_weight_decay: float = 0.1       # pulls matrices back, so that steps of one size keep turning them
     batch_size: int = 64
     warmup: float = 0.0                  # share of all steps in which the learning rate rises from zero
@@ -37,20 +38,24 @@ class Recipe:
 
 PLAIN = Recipe()
 GOOD = Recipe(model={"positions": "sincos", "pool": "mean", "dropout": 0.0},
-              muon=True, muon_learning_rate=0.012, learning_rate=2e-3, weight_decay=0.01, warmup=0.1, decay=True,
-              augment=True, label_smoothing=0.1, bf16=True)
+              optimizer="muon", muon_learning_rate=0.012, learning_rate=2e-3, weight_decay=0.01, warmup=0.1, decay=True,
+              augment=True, label_smoothing=0.1, keep_tokens=0.25, keep_until=0.6, bf16=True)
+
+
+OPTIMIZERS = {"sgd": partial(torch.optim.SGD, momentum=0.9, nesterov=True), "adam": torch.optim.Adam,
+              "adamw": torch.optim.AdamW, "muon": torch.optim.AdamW}
 
 
 def make_optimizers(model, recipe):
-    """The optimizers of a recipe as a list: [Adam], or [Muon, AdamW]."""
+    """The optimizers of a recipe as a list of one, or of two: [Muon, AdamW]. Raises ValueError for unknown names."""
+    if recipe.optimizer not in OPTIMIZERS:
+        raise ValueError(f"optimizer={recipe.optimizer!r} is unknown; choose {', '.join(map(repr, OPTIMIZERS))}")
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    if not recipe.muon:
-        return [torch.optim.Adam([p for _, p in named], lr=recipe.learning_rate)]
-    muon = {name: p for name, p in named if "blocks." in name and p.ndim == 2}
+    muon = {name: p for name, p in named if recipe.optimizer == "muon" and "blocks." in name and p.ndim == 2}
     rest = [p for name, p in named if name not in muon]
     decayed = [{"params": [p for p in rest if p.ndim >= 2], "weight_decay": recipe.weight_decay},
                {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0}]
-    optimizers = [torch.optim.AdamW(decayed, lr=recipe.learning_rate)]
+    optimizers = [OPTIMIZERS[recipe.optimizer](decayed, lr=recipe.learning_rate)]
     if muon:
         optimizers.insert(0, torch.optim.Muon(list(muon.values()), lr=recipe.muon_learning_rate,
                                               weight_decay=recipe.muon_weight_decay))

@@ -10,8 +10,6 @@ model, and stands still during tests. The course decodes the files once; what th
 import argparse
 import json
 import os
-import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -23,6 +21,7 @@ from time import perf_counter
 
 import torch
 from baseline import train_plain
+from record import machine, peak_memory, record
 
 from vit_helpers import GOOD, Tiles, VisionTransformer, evaluate, fit, load_tiles, pick_device
 from vit_helpers.eurosat import COUNTS
@@ -78,11 +77,7 @@ def in_own_process(kind, root, cache, **settings):
 
 def one(kind, **settings):
     result = RUNS[kind](**settings)
-    unit = 2**20 if sys.platform == "darwin" else 2**10               # ru_maxrss is in bytes on macOS, else in KiB
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
-    if torch.cuda.is_available():
-        result["peak_gpu_mb"] = torch.cuda.max_memory_allocated() / 2**20
-    print(json.dumps({**result, "peak_mb": peak}))
+    print(json.dumps({**result, "peak_mb": peak_memory(pick_device(settings.get("device"))) / 1e6}))
 
 
 def spread(values, percent=False):
@@ -99,7 +94,8 @@ def seconds_to(curve, accuracy):
 
 def report(facts):
     """The tables of a race, as text."""
-    lines = [f"{facts['machine']}; EuroSAT 80/20, split seed 0; seeds {facts['seeds']}; mean ± standard deviation",
+    lines = [", ".join(f"{key} {value}" for key, value in machine().items()),
+             f"EuroSAT 80/20, split seed 0; seeds {facts['seeds']}; mean ± standard deviation",
              f"decoding the 27,000 JPEG files, once for all runs of the course: {facts['decode_seconds']:.1f} s", "",
              f"{'':24}{'time':>16}{'test accuracy':>18}{'8 views':>16}{'times faster':>14}{'peak memory':>13}"]
     plain = facts["runs"]["plain"]
@@ -123,14 +119,6 @@ def report(facts):
     return "\n".join(lines)
 
 
-def machine():
-    """The processor, threads, device and version of torch, in words."""
-    names = [line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()
-             if line.startswith("model name")] if Path("/proc/cpuinfo").exists() else [platform.processor()]
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
-    return f"{names[0]}, {torch.get_num_threads()} threads, {device}, torch {torch.__version__}"
-
-
 def unpack(root, folder):
     """The raw JPEG files under `folder`, in torchvision's layout, from the EuroSAT.zip in `root`. Not timed."""
     archives = [Path(root, name) for name in ("EuroSAT.zip", "eurosat/EuroSAT.zip")]
@@ -145,7 +133,7 @@ def race(root, seeds, epochs, plain_epochs, float32):
     """Run everything in turn and return the facts: machine, settings, decode_seconds and the runs by name."""
     with tempfile.TemporaryDirectory() as folder:
         files, cache = unpack(root, Path(folder, "files")), Path(folder, "cache")
-        facts = {"machine": machine(), "seeds": seeds, "decode_seconds": in_own_process("decode", files, cache)["seconds"],
+        facts = {"seeds": seeds, "decode_seconds": in_own_process("decode", files, cache)["seconds"],
                  "runs": {}}
         field = [("plain", "plain", dict(epochs=plain_epochs))]
         field += [(f"good, {n} epoch{'s'[:n != 1]}", "good", dict(epochs=n)) for n in epochs]
@@ -165,15 +153,14 @@ def main():
     parser.add_argument("--float32", type=int, nargs="*", default=[1], help="of its runs without bf16")
     parser.add_argument("--plain-epochs", type=int, default=5)
     parser.add_argument("--root", default=os.environ.get("EUROSAT_ROOT", "."))
-    parser.add_argument("--out", help="a JSON file for the facts")
+    parser.add_argument("--out", help="another file than vit_helpers/measured.json")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.one:
         return one(**json.loads(args.one))
     facts = race(args.root, args.seeds, args.epochs, args.plain_epochs, args.float32)
     print(report(facts))
-    if args.out:
-        Path(args.out).write_text(json.dumps(facts, indent=1) + "\n")
+    record("race", facts, args.out)
 
 
 if __name__ == "__main__":
