@@ -41,7 +41,7 @@ def test_train_writes_weights_and_facts_that_load(run, tmp_path):
     facts = json.loads((tmp_path / "out" / "synthetic.json").read_text())
     assert (facts["epochs"], facts["seed"], facts["test_tiles"], facts["recipe"]["name"]) == (2, 3, 10, "good")
     assert facts["command"] == f"python -m vit_helpers {' '.join(map(str, words))}"
-    assert "60 tiles, split 80/20 with seed 3" in facts["data"]
+    assert "60 tiles, split 80/20 with seed 0" in facts["data"] and facts["split_seed"] == 0
     assert facts["history"]["test_accuracy"][-1] == facts["test_accuracy"] and len(facts["history"]["loss"]) == 2
     assert f"accuracy {facts['test_accuracy']:.1%} on 10 images" in printed
     assert load_pretrained("synthetic").config == facts["model"]
@@ -53,6 +53,24 @@ def test_the_plain_recipe_builds_the_plain_model(run, tmp_path):
     assert run("train", "--source", "synthetic", "--recipe", "plain", "--epochs", 1, "--out", tmp_path / "out")[0] == 0
     model = load_pretrained("synthetic")
     assert model.config["pool"] == "cls" and model.config["positions"] == "learned"
+
+
+def test_the_best_recipe_opens_the_test_tiles_once_and_keeps_some_for_validation(run, monkeypatch, tmp_path):
+    judged, evaluate = [], module.evaluate
+    monkeypatch.setattr(module, "evaluate", lambda model, tiles, **options: judged.append(tiles) or evaluate(
+        model, tiles, **options))
+    monkeypatch.setattr(vit_helpers.training, "evaluate", None)      # nothing is judged while the model learns
+    words = ("train", "--source", "synthetic", "--recipe", "best", "--epochs", 2, "--report", "end", "--split-seed", 5,
+             "--validation", "--out", tmp_path / "out")
+    code, printed, _ = run(*words)
+    facts = json.loads((tmp_path / "out" / "synthetic.json").read_text())
+    assert code == 0 and facts["data"].endswith("split 60/20/20 with seed 5") and facts["recipe"]["name"] == "best"
+    assert [len(tiles) for tiles in judged] == [10, 10, 10] and facts["history"]["test_accuracy"] == []
+    assert judged[0] is judged[1]                                     # one view, then eight
+    pixels = [{image.numpy().tobytes() for image in tiles.images} for tiles in judged]
+    assert not pixels[0] & pixels[2]
+    for name in ("test_accuracy", "test_accuracy_8_views", "validation_accuracy"):
+        assert f"{name.replace('_', ' ')} {facts[name]:.2%}" in printed
 
 
 def test_an_interrupted_run_goes_on_from_its_checkpoint(run, monkeypatch, tmp_path):

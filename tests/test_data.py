@@ -9,7 +9,7 @@ from PIL import Image
 from torchvision import transforms
 
 import vit_helpers.data
-from vit_helpers import CLASSES, Tiles, batches, eight_views, flip_and_transpose, load_tiles, normalize
+from vit_helpers import CLASSES, Tiles, batches, cutmix, eight_views, flip_and_transpose, load_tiles, normalize
 from vit_helpers.eurosat import COUNTS
 from vit_helpers.synthetic import synthetic_tiles
 
@@ -265,3 +265,19 @@ def test_eight_views_are_all_different_and_the_only_ones():
     turned = {tuple(flip_and_transpose(image[None])[0].flatten().tolist()) for _ in range(200)}
     assert turned == {tuple(view.flatten().tolist()) for view in views}
     assert [view.shape for view in eight_views(torch.zeros(1, 2, 4))] == [(1, 2, 4)] * 4     # not square: no transposes
+
+
+def test_cutmix_pastes_one_rectangle_from_the_partner():
+    images = torch.arange(4.)[:, None, None, None].expand(4, 3, 16, 12)
+    random, shares = torch.Generator().manual_seed(0), []
+    for _ in range(50):
+        mixed, own = cutmix(images, random)
+        pasted = mixed != images                                     # partners are 3, 2, 1, 0: never the same number
+        assert torch.equal(mixed[pasted], images.flip(0)[pasted])
+        assert (pasted == pasted[:1, :1]).all()                      # the same place in every image and channel
+        rows, columns = pasted[0, 0].any(dim=1).nonzero(), pasted[0, 0].any(dim=0).nonzero()
+        area = (rows.max() - rows.min() + 1) * (columns.max() - columns.min() + 1) if len(rows) else torch.tensor(0)
+        assert pasted[0, 0].sum() == area                            # a rectangle
+        assert own == pytest.approx(1 - area.item() / (16 * 12))
+        shares.append(own)
+    assert min(shares) < 0.2 and max(shares) > 0.8 and torch.equal(images[:, 0, 0, 0], torch.arange(4.))

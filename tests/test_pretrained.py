@@ -26,10 +26,11 @@ def test_shipped_weights_load(name):
 def test_their_facts_are_complete(name):
     facts = pretrained_facts(name)
     assert facts["name"] == name and facts["model"] == load_pretrained(name).config
-    assert "80/20" in facts["data"] and f"seed {facts['seed']}" in facts["data"]
-    assert facts["test_accuracy"] > (0.9 if facts["recipe"]["name"] == "good" else 0.7)
+    assert "80/20" in facts["data"] and f"seed {facts['split_seed']}" in facts["data"]
+    assert facts["test_accuracy"] > (0.7 if facts["recipe"]["name"] == "plain" else 0.9)
     assert len(facts["history"]["loss"]) == facts["epochs"]
-    assert facts["history"]["test_accuracy"][-1] == pytest.approx(facts["test_accuracy"], abs=1e-4)
+    curve = facts["history"]["test_accuracy"]                # empty where the test tiles were opened once, at the end
+    assert not curve or curve[-1] == pytest.approx(facts["test_accuracy"], abs=1e-4)
     words = shlex.split(facts["command"])
     assert words[:4] == ["python", "-m", "vit_helpers", "train"]
     options = dict(zip(words[4::2], words[5::2], strict=True))
@@ -47,7 +48,7 @@ def test_the_synthetic_weights_classify_tiles_they_have_never_seen():
 
 def test_the_eurosat_weights_reach_their_accuracy_on_the_real_test_tiles(eurosat):
     facts = pretrained_facts("eurosat")
-    _, test = eurosat.split(seed=facts["seed"])
+    _, test = eurosat.split(seed=facts["split_seed"])
     assert len(test) == facts["test_tiles"]
     assert evaluate(load_pretrained("eurosat"), test).accuracy == pytest.approx(facts["test_accuracy"], abs=0.002)
 

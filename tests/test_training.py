@@ -87,7 +87,8 @@ class Poisoned(nn.Module):
 def test_one_batch_is_overfitted(recipe):
     random = torch.Generator().manual_seed(0)
     noise = Tiles(torch.randint(0, 256, (20, 3, 8, 8), generator=random, dtype=torch.uint8), torch.arange(20) % 10)
-    recipe = dataclasses.replace(recipe, augment=False, label_smoothing=0.0, learning_rate=5e-3)
+    # All patches: the pixels are noise, so only all of them tell one image from another.
+    recipe = dataclasses.replace(recipe, augment=False, label_smoothing=0.0, learning_rate=5e-3, keep_tokens=1.0)
     model = small_model(recipe, dropout=0.0, embed_dim=32)
     history = fit(model, noise, epochs=150, recipe=recipe)
     assert history.loss[0] == pytest.approx(math.log(10), abs=1e-3)      # the head starts at zero: a uniform guess
@@ -218,6 +219,18 @@ def test_few_tokens_first_and_all_of_them_at_the_end(tiles):
 def test_a_share_of_tokens_that_cannot_be(tiles, keep):
     with pytest.raises(ValueError, match=f"keep_tokens={keep} .* between 0 and 1"):
         fit(small_model(), tiles[0], epochs=1, recipe=Recipe(keep_tokens=keep, keep_until=0.5))
+
+
+def test_cutmix_mixes_images_and_targets_in_the_same_proportion(tiles, monkeypatch):
+    train, _ = tiles
+    shares, losses = [], []
+    monkeypatch.setattr(module, "cutmix", lambda images, generator: (shares.append(1) or images.flip(0), 0.0))
+    monkeypatch.setattr(module.F, "cross_entropy",
+                        lambda logits, labels, **options: losses.append(labels) or logits.square().mean())
+    fit(small_model(), train, epochs=1, recipe=Recipe(cutmix=1.0, batch_size=16))
+    assert len(shares) == 9                                           # ten steps, the last tenth without
+    assert all(torch.equal(own, partner.flip(0)) for own, partner in zip(losses[:18:2], losses[1:18:2], strict=True))
+    assert len(losses) == 19
 
 
 def test_label_smoothing_and_augmentation_reach_the_training(tiles):

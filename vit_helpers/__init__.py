@@ -1,7 +1,7 @@
 """Vision Transformers, from patches to predictions: what the notebooks of the course share."""
 
 from .checkpoints import load_checkpoint, save_checkpoint
-from .data import CLASSES, Tiles, batches, eight_views, flip_and_transpose, load_tiles, normalize
+from .data import CLASSES, Tiles, batches, cutmix, eight_views, flip_and_transpose, load_tiles, normalize
 from .evaluation import Evaluation, evaluate
 from .model import (
     MLP,
@@ -15,13 +15,15 @@ from .model import (
 from .patches import patch_grid, patchify, unpatchify
 from .pretrained import load_pretrained, measured, pretrained_facts
 from .runtime import by_budget, has_fast_bf16, pick_device
-from .training import GOOD, PLAIN, History, Recipe, fit
+from .training import BEST, GOOD, PLAIN, RECIPES, History, Recipe, fit
 
 __all__ = [
+    "BEST",
     "CLASSES",
     "GOOD",
     "MLP",
     "PLAIN",
+    "RECIPES",
     "EncoderBlock",
     "Evaluation",
     "History",
@@ -32,6 +34,7 @@ __all__ = [
     "VisionTransformer",
     "batches",
     "by_budget",
+    "cutmix",
     "eight_views",
     "evaluate",
     "fit",

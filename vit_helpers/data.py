@@ -108,6 +108,20 @@ def eight_views(images):
     return flips + [view.transpose(-1, -2) for view in flips] if images.shape[-1] == images.shape[-2] else flips
 
 
+def cutmix(images, generator=None):
+    """Images (B, C, H, W) with one random rectangle of each replaced by that of its partner, the batch read backwards.
+
+    Returns (mixed images, share of each that is its own, 0 to 1). Yun et al. 2019, "CutMix".
+    """
+    (height, width), side = images.shape[-2:], (1 - torch.rand((), generator=generator).item()) ** 0.5
+    rows, columns = int(height * side), int(width * side)
+    top, left = (torch.randint(0, n + 1, (), generator=generator).item() for n in (height - rows, width - columns))
+    here = (..., slice(top, top + rows), slice(left, left + columns))
+    mixed = images.clone()
+    mixed[here] = images.flip(0)[here]
+    return mixed, 1 - rows * columns / (height * width)
+
+
 def batches(tiles, batch_size=64, *, shuffle=False, augment=False, generator=None):
     """Yield (images float32 (B, C, H, W) in -1..1, labels int64 (B,)) until every tile was there once.
 

@@ -142,7 +142,8 @@ def attention_on_image(image, weights, query, title="", labels=None):
     return picture
 
 
-def curves(lines, x=None, title="", xlabel="", ylabel="", logy=False, limits=None, size=(6.0, 3.2), marker=""):
+def curves(lines, x=None, title="", xlabel="", ylabel="", logx=False, logy=False, limits=None, size=(6.0, 3.2),
+           marker=""):
     """Lines by name, {name: values} or {name: (x, values)}, each with its own color and dash; nan leaves a gap."""
     picture, axes = _picture(title, "", figsize=size)
     axis, facts = axes[0, 0], []
@@ -152,7 +153,7 @@ def curves(lines, x=None, title="", xlabel="", ylabel="", logy=False, limits=Non
         here = np.arange(1, len(values) + 1) if here is None else here
         axis.plot(here, values, label=name, color=COLORS[i % 5], linestyle=STYLES[i % 5], marker=marker)
         facts.append(f"{name} from {values[0]:.3g} to {values[-1]:.3g}" if len(values) else f"{name} without values")
-    axis.set(xlabel=xlabel, ylabel=ylabel, yscale="log" if logy else "linear")
+    axis.set(xlabel=xlabel, ylabel=ylabel, xscale="log" if logx else "linear", yscale="log" if logy else "linear")
     if limits:
         axis.set_ylim(*limits)
     axis.grid(alpha=0.3)

@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from time import perf_counter
@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from .checkpoints import load_checkpoint, save_checkpoint
-from .data import batches
+from .data import batches, cutmix
 from .evaluation import check_classes, evaluate
 from .runtime import Progress, has_fast_bf16, pick_device
 
@@ -31,6 +31,7 @@ class Recipe:
     decay: bool = False                  # after that: linearly down to zero at the last step; else constant
     augment: bool = False                # each tile in one of its eight flips and transposes
     label_smoothing: float = 0.0
+    cutmix: float = 0.0                  # share of the batches, in the first 90 % of the steps, with parts of other tiles
     keep_tokens: float = 1.0             # share of each image's patches that is used, at random, in the first steps ...
     keep_until: float = 0.0              # ... up to this share of all steps; after that all of them
     bf16: bool = False                   # mixed precision, where the device computes faster in bfloat16
@@ -40,6 +41,8 @@ PLAIN = Recipe()
 GOOD = Recipe(model={"positions": "sincos", "pool": "mean", "dropout": 0.0},
               optimizer="muon", muon_learning_rate=0.012, learning_rate=2e-3, weight_decay=0.01, warmup=0.1, decay=True,
               augment=True, label_smoothing=0.1, keep_tokens=0.25, keep_until=0.6, bf16=True)
+BEST = replace(GOOD, cutmix=0.5)                                 # for long runs, which begin to learn tiles by heart
+RECIPES = {"plain": PLAIN, "good": GOOD, "best": BEST}
 
 
 OPTIMIZERS = {"sgd": partial(torch.optim.SGD, momentum=0.9, nesterov=True), "adam": torch.optim.Adam,
@@ -74,7 +77,7 @@ class History:
     """What happened in training, one entry for each finished epoch; `step_loss` has one for each step."""
 
     loss: list = field(default_factory=list)             # mean training loss of the epoch
-    train_accuracy: list = field(default_factory=list)   # 0 to 1, while learning: augmented tiles, dropout on
+    train_accuracy: list = field(default_factory=list)   # 0 to 1, while learning: augmented or mixed tiles, dropout on
     test_accuracy: list = field(default_factory=list)    # 0 to 1; empty without test tiles
     seconds: list = field(default_factory=list)          # of training, without the evaluation
     step_loss: list = field(default_factory=list)
@@ -156,14 +159,19 @@ def _one_epoch(model, train, recipe, optimizers, schedules, generator, history, 
     model.train()
     started, losses, hits, window = perf_counter(), [], 0, []
     steps, device = math.ceil(len(train) / recipe.batch_size), train.labels.device
-    few = recipe.keep_until * epochs * steps - len(history) * steps      # so many steps from here see a part of the patches
+    done = len(history) * steps
     for images, labels in batches(train, recipe.batch_size, shuffle=True, augment=recipe.augment, generator=generator):
+        progress, own = (done + len(losses) + len(window)) / (epochs * steps), 1.0
+        if recipe.cutmix and progress < 0.9 and torch.rand((), generator=generator) < recipe.cutmix:
+            images, own = cutmix(images, generator)
         # For each step anew: autocast keeps its bf16 copies of the weights until it is left.
         with torch.autocast(device.type, torch.bfloat16, recipe.bf16 and has_fast_bf16(device)):
-            fewer = dict(keep_tokens=recipe.keep_tokens) if len(losses) + len(window) < few else {}
+            fewer = {"keep_tokens": recipe.keep_tokens} if progress < recipe.keep_until else {}
             logits = model(images, **fewer).float()                                  # (B, 10)
         check_classes(logits, train)
-        loss = F.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
+        loss = own * F.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
+        if own < 1:                                  # the rest of each picture is its partner's
+            loss += (1 - own) * F.cross_entropy(logits, labels.flip(0), label_smoothing=recipe.label_smoothing)
         for optimizer in optimizers:
             optimizer.zero_grad()
         loss.backward()
