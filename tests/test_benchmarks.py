@@ -7,11 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import race
 import torch
 import what_matters
 from baseline import PlainViT, train_plain
 from PIL import Image
-from race import report, seconds_to, split_positions, unpack
 from record import record
 from torch import nn
 
@@ -52,7 +52,7 @@ def test_the_baseline_learns_from_jpeg_files_and_its_clock_runs(files):
 
 
 def test_both_are_judged_on_the_same_tiles():
-    train, test = split_positions()
+    train, test = race.split_positions()
     labels = torch.arange(10).repeat_interleave(torch.tensor(COUNTS))
     tiles = Tiles(torch.zeros(27_000, 1, 1, 1, dtype=torch.uint8), labels)
     assert len(train) == 21_600 and len(test) == 5400 and sorted(train + test) == list(range(27_000))
@@ -61,7 +61,7 @@ def test_both_are_judged_on_the_same_tiles():
 
 
 def test_the_same_tiles_by_their_pixels(eurosat):
-    for part, positions in zip(eurosat.split(), split_positions(), strict=True):
+    for part, positions in zip(eurosat.split(), race.split_positions(), strict=True):
         assert torch.equal(part.images[::500], eurosat.images[positions[::500]])
 
 
@@ -71,22 +71,21 @@ def test_the_report_of_a_race_by_hand():
     good = [{"seconds": 10, "accuracy": 0.85, "accuracy_8_views": 0.9, "peak_mb": 500},
             {"seconds": 20, "accuracy": 0.87, "accuracy_8_views": 0.9, "peak_mb": 600}]
     slow = [{"seconds": 1, "accuracy": 0.5, "accuracy_8_views": 0.5, "peak_mb": 5}] * 2
-    text = report({"seeds": [0, 1], "decode_seconds": 5,
+    text = race.report({"seeds": [0, 1], "decode_seconds": 5,
                    "runs": {"plain": plain, "good, 1 epoch": good, "slow": slow}})
     assert "81.0 ± 1.4 %" in text and "86.0 ± 1.4 %" in text and "15.0 ± 7.1 s" in text
     assert "300 s 81.0%" in text and "25.0x" in text and "800 MB" in text            # 25 = mean of 40 and 10
     assert "(81.0%) in 1/25.0 of its time; with the decoding 1/17.3" in text         # mean of 400/15 and 200/25
     assert "slow: at least" not in text
-    assert seconds_to(plain[0]["curve"], 0.8) == 400 and seconds_to(plain[0]["curve"], 0.81) is None
 
 
 def test_a_race_without_the_archive_says_where_to_put_it(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no EuroSAT.zip in .*; set EUROSAT_ROOT, or name its folder with --root"):
-        unpack(tmp_path, tmp_path / "files")
+        race.unpack(tmp_path, tmp_path / "files")
 
 
 def test_records_are_added_one_by_one_with_their_command(tmp_path, monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["/anywhere/race.py", "--seeds", "0"])
+    monkeypatch.setattr(sys, "argv", ["/anywhere/race.py", "--seeds", "0", "--out", "/tmp/x.json"])
     for name in ("race", "walk", "race"):
         record(name, {"rows": [name]}, tmp_path / "measured.json")
     kept = json.loads((tmp_path / "measured.json").read_text())
@@ -111,3 +110,23 @@ def test_one_study_from_the_command_line(tmp_path):
     study = json.loads((tmp_path / "measured.json").read_text())["positions"]
     assert [row["positions"] for row in study["rows"]] == ["none", "learned", "sincos"]
     assert all(0 <= row["accuracy"][0] <= 1 and row["seconds"] > 0 for row in study["rows"])
+
+
+def test_a_run_of_the_course_is_judged_with_one_and_with_eight_views(monkeypatch):
+    tiles = Tiles(*synthetic_tiles(100), source="synthetic")
+    monkeypatch.setattr(race, "load_tiles", lambda source, root: tiles)
+    result = race.run_course(root="", recipe="good", epochs=1, seed=0, device="cpu", bf16=False)
+    assert result["seconds"] > 0 and result["curve"] == [(result["seconds"], result["accuracy"])]
+    assert all(0 <= result[name] <= 1 and result[f"seconds_for_{name}"] > 0 for name in ("accuracy", "accuracy_8_views"))
+
+
+def test_the_shipped_weights_are_made_and_recorded_by_one_command(tmp_path):
+    words = ["--source", "synthetic", "--epochs", "1", "--seeds", "4", "--weights", tmp_path / "weights",
+             "--folder", tmp_path / "runs", "--out", tmp_path / "measured.json"]
+    subprocess.run([sys.executable, str(BENCHMARKS / "best.py"), *map(str, words)], check=True, capture_output=True)
+    kept = json.loads((tmp_path / "measured.json").read_text())["best-synthetic"]
+    shipped = json.loads((tmp_path / "weights" / "synthetic.json").read_text())
+    assert [row["seed"] for row in kept["rows"]] == [4, 4] and "80/20" in kept["rows"][0]["data"]
+    assert "60/20/20" in kept["rows"][1]["data"] and kept["rows"][1]["validation_accuracy"] <= 1
+    assert shipped["test_accuracy"] == kept["rows"][0]["test_accuracy"] and (tmp_path / "weights" / "synthetic.pt").exists()
+    assert shipped["command"] == kept["recipe"] + " --seed 4" and "--out" not in shipped["command"]

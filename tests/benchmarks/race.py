@@ -1,6 +1,6 @@
 """The race: the plain program against the course's recipe; same machine, same split of EuroSAT, several seeds, in turn.
 
-    python tests/benchmarks/race.py [--seeds 0 1 2] [--epochs 1 5 20] [--out FILE.json]
+    python tests/benchmarks/race.py [--seeds 0 1 2] [--runs good:1 good:5 best:26] [--out FILE.json]
 
 Needs EuroSAT.zip: in EUROSAT_ROOT, or in the folder that --root names. Each run is a process of its own. Its clock
 starts when Python and PyTorch are loaded and the raw JPEG files lie on the disk, covers everything up to the trained
@@ -23,7 +23,7 @@ import torch
 from baseline import train_plain
 from record import machine, peak_memory, record
 
-from vit_helpers import GOOD, Tiles, VisionTransformer, evaluate, fit, load_tiles, pick_device
+from vit_helpers import RECIPES, Tiles, VisionTransformer, evaluate, fit, load_tiles, pick_device
 from vit_helpers.eurosat import COUNTS
 
 
@@ -41,12 +41,12 @@ def run_plain(root, epochs, seed, device, **_):
     return {"seconds": curve[-1][0], "accuracy": curve[-1][1], "curve": curve}
 
 
-def run_good(root, epochs, seed, device, bf16=True, **_):
-    """One run of the course's recipe; also the test accuracy averaged over eight views, and what that costs."""
+def run_course(root, recipe, epochs, seed, device, bf16=True, **_):
+    """One run of a recipe of the course; also the test accuracy averaged over eight views, and what that costs."""
     clock = -perf_counter()
     train, test = load_tiles("eurosat", root=root).split()
     torch.manual_seed(seed)
-    recipe = GOOD if bf16 else replace(GOOD, bf16=False)
+    recipe = replace(RECIPES[recipe], bf16=bf16)
     model = VisionTransformer(**recipe.model)
     fit(model, train, epochs=epochs, recipe=recipe, seed=seed, device=device)
     clock += perf_counter()
@@ -65,7 +65,7 @@ def decode(root, **_):
     return {"seconds": perf_counter() - started}
 
 
-RUNS = {"plain": run_plain, "good": run_good, "decode": decode}
+RUNS = {"plain": run_plain, "course": run_course, "decode": decode}
 
 
 def in_own_process(kind, root, cache, **settings):
@@ -85,11 +85,6 @@ def spread(values, percent=False):
     scale, unit = (100, " %") if percent else (1, " s")
     deviation = f" ± {statistics.stdev(values) * scale:.1f}" if len(values) > 1 else ""
     return f"{statistics.mean(values) * scale:.1f}{deviation}{unit}"
-
-
-def seconds_to(curve, accuracy):
-    """The seconds after which a curve [(seconds, accuracy), ...] has first reached `accuracy`, or None."""
-    return next((seconds for seconds, reached in curve if reached >= accuracy), None)
 
 
 def report(facts):
@@ -129,15 +124,17 @@ def unpack(root, folder):
     return folder
 
 
-def race(root, seeds, epochs, plain_epochs, float32):
+def race(root, seeds, runs, plain_epochs, float32):
     """Run everything in turn and return the facts: machine, settings, decode_seconds and the runs by name."""
     with tempfile.TemporaryDirectory() as folder:
         files, cache = unpack(root, Path(folder, "files")), Path(folder, "cache")
         facts = {"seeds": seeds, "decode_seconds": in_own_process("decode", files, cache)["seconds"],
                  "runs": {}}
         field = [("plain", "plain", dict(epochs=plain_epochs))]
-        field += [(f"good, {n} epoch{'s'[:n != 1]}", "good", dict(epochs=n)) for n in epochs]
-        field += [(f"good, {n} epoch{'s'[:n != 1]}, float32", "good", dict(epochs=n, bf16=False)) for n in float32]
+        for run, precision in [(run, {}) for run in runs] + [(run, {"bf16": False}) for run in float32]:
+            recipe, epochs = run.split(":")
+            name = f"{recipe}, {epochs} epoch{'s'[:epochs != '1']}{', float32' if precision else ''}"
+            field.append((name, "course", dict(recipe=recipe, epochs=int(epochs), **precision)))
         for seed in seeds:                           # in turn, so that a noisy hour harms all alike
             for name, kind, settings in field:
                 run = in_own_process(kind, files, cache, seed=seed, device=str(pick_device()), **settings)
@@ -149,8 +146,8 @@ def race(root, seeds, epochs, plain_epochs, float32):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--epochs", type=int, nargs="+", default=[1, 5, 20], help="of the course's runs, one for each number")
-    parser.add_argument("--float32", type=int, nargs="*", default=[1], help="of its runs without bf16")
+    parser.add_argument("--runs", nargs="+", default=["good:1", "good:5", "best:26"], help="of the course, RECIPE:EPOCHS")
+    parser.add_argument("--float32", nargs="*", default=["good:1"], help="runs of the course without bf16")
     parser.add_argument("--plain-epochs", type=int, default=5)
     parser.add_argument("--root", default=os.environ.get("EUROSAT_ROOT", "."))
     parser.add_argument("--out", help="another file than vit_helpers/measured.json")
@@ -158,7 +155,7 @@ def main():
     args = parser.parse_args()
     if args.one:
         return one(**json.loads(args.one))
-    facts = race(args.root, args.seeds, args.epochs, args.plain_epochs, args.float32)
+    facts = race(args.root, args.seeds, args.runs, args.plain_epochs, args.float32)
     print(report(facts))
     record("race", facts, args.out)
 

@@ -43,7 +43,12 @@ def record(name, facts, path=None):
     """Put `facts` (a dict that JSON can hold) under `name` into the file, with this command and machine beside them."""
     path = Path(path or MEASURED)
     everything = json.loads(path.read_text()) if path.exists() else {}
-    command = shlex.join(["python", f"tests/benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
+    words = list(sys.argv[1:])
+    for place in ("--out", "--folder"):              # where files went on this machine is of no use on another
+        if place in words:
+            at = words.index(place)
+            del words[at:at + 2]
+    command = shlex.join(["python", f"tests/benchmarks/{Path(sys.argv[0]).name}", *words])
     everything[name] = {"command": command, "machine": machine(), **facts}
     with written_whole(path) as temporary:
         temporary.write_text(json.dumps(everything, indent=1) + "\n")
