@@ -90,13 +90,11 @@ class Tiles(torch.utils.data.Dataset):
         return self.select(torch.from_numpy(index))
 
 
-def flip_and_transpose(images, generator=None):
-    """Each image (B, C, S, S) in one of its eight views, drawn at random: flips and, for squares, the transpose."""
-    draws = torch.rand(3, len(images), 1, 1, 1, generator=generator).to(images.device) < 0.5
-    images = torch.where(draws[0], images.flip(-1), images)
-    images = torch.where(draws[1], images.flip(-2), images)
-    square = images.shape[-1] == images.shape[-2]
-    return torch.where(draws[2], images.transpose(-1, -2), images) if square else images
+def view_of(images, number):
+    """View 0 to 7 of images (..., H, W): 1 flips left and right, 2 flips up and down, 4 transposes; sums do both."""
+    axes = [axis for bit, axis in ((1, -1), (2, -2)) if number & bit]
+    images = images.flip(axes) if axes else images
+    return images.transpose(-1, -2) if number & 4 else images
 
 
 def eight_views(images):
@@ -104,8 +102,19 @@ def eight_views(images):
 
     Satellite tiles have no up and no left, so each view shows the same class. Other images have the four flips only.
     """
-    flips = [images, images.flip(-1), images.flip(-2), images.flip((-2, -1))]
-    return flips + [view.transpose(-1, -2) for view in flips] if images.shape[-1] == images.shape[-2] else flips
+    return [view_of(images, number) for number in range(8 if images.shape[-1] == images.shape[-2] else 4)]
+
+
+def flip_and_transpose(images, generator=None):
+    """Each image (B, C, S, S) in one of its eight views, drawn at random: flips and, for squares, the transpose."""
+    bits = 3 if images.shape[-1] == images.shape[-2] else 2
+    draws = torch.rand(3, len(images), generator=generator)[:bits] < 0.5             # (3, B)
+    numbers = (draws * torch.tensor([1, 2, 4])[:bits, None]).sum(dim=0)              # (B,) which view each one gets
+    turned = torch.empty_like(images)
+    for number in range(2**bits):                    # all that get the same view at once: that moves each byte only once
+        members = (numbers == number).nonzero()[:, 0].to(images.device)
+        turned.index_copy_(0, members, view_of(images.index_select(0, members), number))
+    return turned
 
 
 def cutmix(images, generator=None):
@@ -130,7 +139,7 @@ def batches(tiles, batch_size=64, *, shuffle=False, augment=False, generator=Non
     """
     order = torch.randperm(len(tiles), generator=generator) if shuffle else torch.arange(len(tiles))
     for index in order.to(tiles.labels.device).split(batch_size):
-        images = tiles.images[index]                                      # (B, C, H, W) uint8
+        images = tiles.images.index_select(0, index)                      # (B, C, H, W) uint8; twenty times as fast as [index]
         yield normalize(flip_and_transpose(images, generator) if augment else images), tiles.labels[index]
 
 

@@ -40,8 +40,8 @@ class Recipe:
 PLAIN = Recipe()
 GOOD = Recipe(model={"positions": "sincos", "pool": "mean", "dropout": 0.0},
               optimizer="muon", muon_learning_rate=0.012, learning_rate=2e-3, weight_decay=0.01, warmup=0.1, decay=True,
-              augment=True, label_smoothing=0.1, keep_tokens=0.25, keep_until=0.6, bf16=True)
-BEST = replace(GOOD, cutmix=0.5)                                 # for long runs, which begin to learn tiles by heart
+              augment=True, label_smoothing=0.1, keep_tokens=0.25, keep_until=0.8, bf16=True)
+BEST = replace(GOOD, cutmix=0.5, keep_until=0.6)                 # for long runs, which begin to learn tiles by heart
 RECIPES = {"plain": PLAIN, "good": GOOD, "best": BEST}
 
 
