@@ -110,11 +110,11 @@ def flip_and_transpose(images, generator=None):
     bits = 3 if images.shape[-1] == images.shape[-2] else 2
     draws = torch.rand(3, len(images), generator=generator)[:bits] < 0.5             # (3, B)
     numbers = (draws * torch.tensor([1, 2, 4])[:bits, None]).sum(dim=0)              # (B,) which view each one gets
-    turned = torch.empty_like(images)
-    for number in range(2**bits):                    # all that get the same view at once: that moves each byte only once
-        members = (numbers == number).nonzero()[:, 0].to(images.device)
-        turned.index_copy_(0, members, view_of(images.index_select(0, members), number))
-    return turned
+    # All that get the same view are turned at once, then put back in order: that moves each byte a few times only.
+    order = numbers.argsort()
+    groups = images.index_select(0, order.to(images.device)).split(torch.bincount(numbers, minlength=2**bits).tolist())
+    turned = torch.cat([view_of(group, number) for number, group in enumerate(groups)])
+    return turned.index_select(0, order.argsort().to(images.device))
 
 
 def cutmix(images, generator=None):
