@@ -2,15 +2,18 @@
 
 import json
 import re
+import statistics
 from pathlib import Path
 
 import pytest
+
+import vit_helpers
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 KNOWN_TAGS = {"nbval-ignore-output"}
 COURSE = ["00_start_here", "01_eurosat_data", "02_patches", "03_patch_embeddings", "04_positional_encoding",
-          "05_self_attention", "06_encoder", "07_vision_transformer", "08_training", "09_evaluation"]
+          "05_self_attention", "06_encoder", "07_vision_transformer", "08_training", "09_evaluation", "11_what_matters"]
 
 
 @pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
@@ -169,6 +172,31 @@ def test_readme_states_what_lessons_01_and_08_show():
     good = re.findall(r"^ +5 +[\d.]+ +[\d.]+% +([\d.]+)%", stored_text("08_training"), re.M)      # its fifth epoch
     assert len(good) == 1 and float(good[0]) > 92
     assert f"{color} %" in readme and f"{good[0]} %" in readme
+
+
+def mean_and_spread(values):
+    return f"{statistics.mean(values) * 100:.1f} ± {statistics.stdev(values) * 100:.1f} %"
+
+
+def test_readme_states_what_the_benchmarks_measured():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    race, best = vit_helpers.measured("race"), vit_helpers.measured("best-eurosat")
+    assert len(race["seeds"]) == 3 and best["recipe"] in readme and race["command"] in readme
+    wanted = []
+    for runs in race["runs"].values():
+        wanted.append(mean_and_spread([run["accuracy"] for run in runs]))
+        wanted.append(f"{statistics.mean(run['seconds'] for run in runs):.0f} s")
+    split = [row for row in best["rows"] if "80/20" in row["data"]]
+    assert [row["seed"] for row in split] == [0, 1, 2] and len(best["rows"]) == 4
+    wanted += [mean_and_spread([row[key] for row in split]) for key in ("test_accuracy", "test_accuracy_8_views")]
+    wanted += [f"{best['rows'][3][key]:.1%}".replace("%", " %") for key in ("test_accuracy", "test_accuracy_8_views")]
+    peers = vit_helpers.measured("peers")["result"]
+    for name in {row["model"] for row in peers} - {"ours"}:          # training and inference, each in float32 and bf16
+        ratios = [f"{row['ours_is_faster_by']:.2f}" for row in peers if row["model"] == name]
+        wanted.append(f"| {name} | {' | '.join(ratios)} |")
+    for row in vit_helpers.measured("pipeline")["result"]["rows"][1:]:
+        wanted.append(f"{row['way']} {row['ours_is_faster_by']:.0f} times")
+    assert [text for text in wanted if text not in readme] == []
 
 
 def test_requirements_pin_every_dependency_and_install_the_package():
