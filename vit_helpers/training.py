@@ -1,5 +1,6 @@
 """Training: two named recipes, the loop `fit` and its History."""
 
+import inspect
 import math
 import warnings
 from dataclasses import asdict, dataclass, field, replace
@@ -87,9 +88,9 @@ class History:
         return len(self.loss)
 
     def __str__(self):
-        test = [math.nan] * (len(self) - len(self.test_accuracy)) + self.test_accuracy
+        test = ["-"] * (len(self) - len(self.test_accuracy)) + [f"{accuracy:.1%}" for accuracy in self.test_accuracy]
         columns = zip(self.loss, self.train_accuracy, test, self.seconds, strict=True)
-        rows = [f"{i:5}{loss:9.3f}{a:12.1%}{b:12.1%}{s:9.1f}" for i, (loss, a, b, s) in enumerate(columns, 1)]
+        rows = [f"{i:5}{loss:9.3f}{a:12.1%}{b:>12}{s:9.1f}" for i, (loss, a, b, s) in enumerate(columns, 1)]
         return "\n".join(["epoch     loss    training        test  seconds", *rows])
 
 
@@ -109,6 +110,9 @@ def fit(model, train, test=None, *, epochs, recipe=GOOD, seed=0, device=None, ch
         raise ValueError(f"epochs={epochs!r} must be a whole number of at least 1")
     if not 0 < recipe.keep_tokens <= 1:
         raise ValueError(f"keep_tokens={recipe.keep_tokens} is not a share between 0 and 1; choose 0.5 for half of the patches")
+    if recipe.keep_until and recipe.keep_tokens < 1 and "keep_tokens" not in inspect.signature(model.forward).parameters:
+        raise ValueError(f"{type(model).__name__} cannot leave patches out, as this recipe asks for; use "
+                         "recipe=dataclasses.replace(recipe, keep_tokens=1.0)")
     device = pick_device(device)
     model.to(device)
     train = train.to(device)
@@ -166,7 +170,7 @@ def _one_epoch(model, train, recipe, optimizers, schedules, generator, history, 
             images, own = cutmix(images, generator)
         # For each step anew: autocast keeps its bf16 copies of the weights until it is left.
         with torch.autocast(device.type, torch.bfloat16, recipe.bf16 and has_fast_bf16(device)):
-            fewer = {"keep_tokens": recipe.keep_tokens} if progress < recipe.keep_until else {}
+            fewer = {"keep_tokens": recipe.keep_tokens} if recipe.keep_tokens < 1 and progress < recipe.keep_until else {}
             logits = model(images, **fewer).float()                                  # (B, 10)
         check_classes(logits, train)
         loss = own * F.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
