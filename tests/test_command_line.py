@@ -105,7 +105,7 @@ def test_weights_are_not_judged_on_tiles_they_may_have_learned(run, monkeypatch,
 
 
 @pytest.mark.parametrize(("words", "message"), [
-    (["train", "--epochs", "0"], "error: epochs=0 must be a whole number of at least 1"),
+    (["train", "--epochs", "0"], "error: epochs=0 must be a number above 0"),
     (["train", "--epochs", "many"], "invalid int value: 'many'"),
     (["train", "--source", "mnist"], "invalid choice: 'mnist'"),
     (["train", "--recipe", "secret"], "invalid choice: 'secret'"),

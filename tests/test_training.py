@@ -221,6 +221,19 @@ def test_a_share_of_tokens_that_cannot_be(tiles, keep):
         fit(small_model(), tiles[0], epochs=1, recipe=Recipe(keep_tokens=keep, keep_until=0.5))
 
 
+@pytest.mark.parametrize(("epochs", "steps"), [(0.5, [5]), (1.3, [10, 3]), (0.001, [1])])
+def test_a_fraction_of_an_epoch(tiles, tmp_path, epochs, steps):
+    train, test = tiles
+    recipe = dataclasses.replace(GOOD, batch_size=16)                 # ten steps an epoch
+    settings = dict(epochs=epochs, recipe=recipe, checkpoint=tmp_path / "run.pt")
+    model = small_model(recipe)
+    history = fit(model, train, test, **settings)
+    assert len(history) == len(history.test_accuracy) == len(steps) and len(history.step_loss) == sum(steps)
+    assert all(0 <= accuracy <= 1 for accuracy in history.train_accuracy)
+    again = fit(small_model(recipe), train, test, **settings, resume=True)     # nothing is left to do
+    assert without_time(again) == without_time(history)
+
+
 def test_a_model_that_cannot_leave_patches_out_says_so(tiles):
     cnn = nn.Sequential(nn.Flatten(), nn.Linear(192, 10))
     with pytest.raises(ValueError, match=r"Sequential cannot leave patches out.*keep_tokens=1.0"):
@@ -448,9 +461,9 @@ def test_data_that_cannot_be_learned_from(tiles):
     assert same(weights_of(model), weights)
 
 
-@pytest.mark.parametrize("epochs", [0, -1, 1.5, "3", None])
+@pytest.mark.parametrize("epochs", [0, -1, True, math.inf, math.nan, "3", None])
 def test_epochs_that_cannot_be(tiles, epochs):
-    with pytest.raises(ValueError, match=f"epochs={epochs!r} must be a whole number of at least 1"):
+    with pytest.raises(ValueError, match=f"epochs={epochs!r} must be a number above 0"):
         fit(small_model(), tiles[0], epochs=epochs)
 
 

@@ -53,7 +53,8 @@ class Tiles(torch.utils.data.Dataset):
 
     def select(self, index):
         """The tiles at `index` (int64 (M,)), as new Tiles."""
-        return Tiles(self.images[index], self.labels[index], self.classes, self.source)
+        index = torch.as_tensor(index, device=self.labels.device)
+        return Tiles(self.images.index_select(0, index), self.labels[index], self.classes, self.source)
 
     def to(self, device):
         """The same tiles on another device."""

@@ -5,6 +5,7 @@ import math
 import warnings
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from time import perf_counter
 
@@ -97,6 +98,7 @@ class History:
 def fit(model, train, test=None, *, epochs, recipe=GOOD, seed=0, device=None, checkpoint=None, resume=False):
     """Train `model` in place on Tiles for `epochs` passes and return the History; `test` is only reported.
 
+    `epochs` may have a fraction: 0.8 sees four fifths of the tiles, once each; the schedule ends where the run does.
     `seed` fixes order, augmentation and dropout (set torch's seed before building the model for its first weights).
     `checkpoint` names a file that is written after each epoch; with resume=True a run found there goes on and ends
     with the same numbers as one that was never interrupted. Ctrl-C ends training early: model and history so far stay.
@@ -106,8 +108,8 @@ def fit(model, train, test=None, *, epochs, recipe=GOOD, seed=0, device=None, ch
     if len(train) == 0 or len(train.labels.unique()) < 2:
         found = f"{len(train)} tiles of one class" if len(train) else "no tiles"
         raise ValueError(f"training needs tiles of at least two classes, not {found}")
-    if not (isinstance(epochs, int) and epochs > 0):
-        raise ValueError(f"epochs={epochs!r} must be a whole number of at least 1")
+    if isinstance(epochs, bool) or not isinstance(epochs, (int, float)) or not 0 < epochs < math.inf:
+        raise ValueError(f"epochs={epochs!r} must be a number above 0, such as 5 or 0.8")
     if not 0 < recipe.keep_tokens <= 1:
         raise ValueError(f"keep_tokens={recipe.keep_tokens} is not a share between 0 and 1; choose 0.5 for half of the patches")
     if recipe.keep_until and recipe.keep_tokens < 1 and "keep_tokens" not in inspect.signature(model.forward).parameters:
@@ -116,9 +118,10 @@ def fit(model, train, test=None, *, epochs, recipe=GOOD, seed=0, device=None, ch
     device = pick_device(device)
     model.to(device)
     train = train.to(device)
-    steps = math.ceil(len(train) / recipe.batch_size)
+    steps = math.ceil(len(train) / recipe.batch_size)            # of a whole epoch
+    total = max(1, round(epochs * steps))
     optimizers = make_optimizers(model, recipe)
-    schedules = [torch.optim.lr_scheduler.LambdaLR(o, lambda step: learning_rate_factor(recipe, step, epochs * steps))
+    schedules = [torch.optim.lr_scheduler.LambdaLR(o, lambda step: learning_rate_factor(recipe, step, total))
                  for o in optimizers]
     generator, history = torch.Generator().manual_seed(seed), History()
     run = dict(model=model, optimizers=optimizers, schedules=schedules, generator=generator, history=history,
@@ -127,12 +130,12 @@ def fit(model, train, test=None, *, epochs, recipe=GOOD, seed=0, device=None, ch
         torch.manual_seed(seed)
         if resume and checkpoint and Path(checkpoint).exists():
             load_checkpoint(checkpoint, **run)
-        bar = Progress(total=epochs * steps, initial=len(history) * steps, unit=" steps")
+        bar = Progress(total=total, initial=min(total, len(history) * steps), unit=" steps")
         try:
-            while len(history) < epochs:
+            while len(history) * steps < total:
                 kept = {name: value.clone() for name, value in model.state_dict().items()}
                 losses, accuracy, seconds = _one_epoch(
-                    model, train, recipe, optimizers, schedules, generator, history, bar, epochs)
+                    model, train, recipe, optimizers, schedules, generator, history, bar, total)
                 tested = [] if test is None else [evaluate(model, test).accuracy]
                 history.step_loss += losses              # all at once: Ctrl-C leaves no epoch half recorded
                 history.loss.append(sum(losses) / len(losses))
@@ -152,20 +155,22 @@ def fit(model, train, test=None, *, epochs, recipe=GOOD, seed=0, device=None, ch
             problem.history = history
             raise
         finally:
-            _show(bar, history, epochs)
+            _show(bar, history, math.ceil(total / steps))
             bar.close()
     if history.interrupted:
         print(f"interrupted after {len(history)} of {epochs} epochs; the model and the history so far are usable")
     return history
 
 
-def _one_epoch(model, train, recipe, optimizers, schedules, generator, history, bar, epochs):
+def _one_epoch(model, train, recipe, optimizers, schedules, generator, history, bar, total):
     model.train()
-    started, losses, hits, window = perf_counter(), [], 0, []
+    started, losses, hits, seen, window = perf_counter(), [], 0, 0, []
     steps, device = math.ceil(len(train) / recipe.batch_size), train.labels.device
-    done = len(history) * steps
-    for images, labels in batches(train, recipe.batch_size, shuffle=True, augment=recipe.augment, generator=generator):
-        progress, own = (done + len(losses) + len(window)) / (epochs * steps), 1.0
+    done, epochs = len(history) * steps, math.ceil(total / steps)
+    steps = min(steps, total - done)                 # fewer in a last, partial epoch
+    feed = batches(train, recipe.batch_size, shuffle=True, augment=recipe.augment, generator=generator)
+    for images, labels in islice(feed, steps):
+        progress, own = (done + len(losses) + len(window)) / total, 1.0
         if recipe.cutmix and progress < 0.9 and torch.rand((), generator=generator) < recipe.cutmix:
             images, own = cutmix(images, generator)
         # For each step anew: autocast keeps its bf16 copies of the weights until it is left.
@@ -197,7 +202,7 @@ def _one_epoch(model, train, recipe, optimizers, schedules, generator, history, 
             _show(bar, history, epochs, sum(losses[-50:]) / len(losses[-50:]), hits / seen)
     if not all(p.isfinite().all() for p in model.parameters()):
         raise _diverged(f"the last step of epoch {len(history) + 1} made weights that are not finite")
-    return losses, hits / len(train), perf_counter() - started
+    return losses, hits / seen, perf_counter() - started
 
 
 def _diverged(what):
