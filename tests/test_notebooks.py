@@ -175,13 +175,14 @@ def test_readme_states_what_lessons_01_and_08_show():
 
 
 def mean_and_spread(values):
-    return f"{statistics.mean(values) * 100:.1f} ± {statistics.stdev(values) * 100:.1f} %"
+    spread = f" ± {statistics.stdev(values) * 100:.1f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values) * 100:.1f}{spread} %"
 
 
 def test_readme_states_what_the_benchmarks_measured():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     race, best = vit_helpers.measured("race"), vit_helpers.measured("best-eurosat")
-    assert len(race["seeds"]) == 3 and best["recipe"] in readme and race["command"] in readme
+    assert best["recipe"] in readme and race["command"] in readme and f"finished seeds {race['seeds']}" in readme
     wanted = []
     for runs in race["runs"].values():
         wanted.append(mean_and_spread([run["accuracy"] for run in runs]))

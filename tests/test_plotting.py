@@ -188,3 +188,11 @@ def test_stages_show_what_the_model_does_to_one_tile():
     assert np.allclose(pixels(picture.axes[3]), positions)
     assert [bar.get_width() for bar in picture.axes[5].patches] == pytest.approx(PROBABILITIES[0].tolist())
     assert CLASSES[int(PROBABILITIES[0].argmax())] in picture.alt
+
+
+def test_a_logarithmic_axis_has_plain_numbers():
+    picture = plotting.curves({"a": ([100, 1000, 21_600], [0.6, 0.8, 0.9])}, logx=True)
+    picture.canvas.draw()
+    labels = [label.get_text() for label in picture.axes[0].get_xticklabels(which="both") if label.get_text()]
+    assert picture.axes[0].get_xscale() == "log" and {"100", "200", "500", "1,000", "20,000"} <= set(labels)
+    assert not any("10^" in label for label in labels)

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 MAP = "cividis"                              # readable for every kind of color vision, and in gray
 COLORS = ("#00418d", "#d97b00", "#2a8f6d", "#a3297b", "#6b6b6b")
@@ -154,6 +155,10 @@ def curves(lines, x=None, title="", xlabel="", ylabel="", logx=False, logy=False
         axis.plot(here, values, label=name, color=COLORS[i % 5], linestyle=STYLES[i % 5], marker=marker)
         facts.append(f"{name} from {values[0]:.3g} to {values[-1]:.3g}" if len(values) else f"{name} without values")
     axis.set(xlabel=xlabel, ylabel=ylabel, xscale="log" if logx else "linear", yscale="log" if logy else "linear")
+    if logx:                                         # 100, 200, 500, 1,000 instead of powers of ten that run into each other
+        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.xaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
+        axis.xaxis.set_minor_formatter(NullFormatter())
     if limits:
         axis.set_ylim(*limits)
     axis.grid(alpha=0.3)
