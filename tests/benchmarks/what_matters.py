@@ -1,6 +1,6 @@
 """What matters: the measurements that lesson 11 plots. Accuracy is on a validation part of the training tiles.
 
-    python tests/benchmarks/what_matters.py STUDY [--seeds 0 1 2] [--threads 2]
+    python tests/benchmarks/what_matters.py STUDY [--seeds 0 1 2] [--source eurosat] [--out FILE.json]
 
 STUDY is one of: walk, patch_size, positions, optimizers, images. The result goes to vit_helpers/measured.json.
 Only `images` reports on the test tiles; nothing is chosen by it. The seed sets first weights, order and augmentation.
