@@ -15,7 +15,7 @@ from .model import (
 from .patches import patch_grid, patchify, unpatchify
 from .pretrained import load_pretrained, measured, pretrained_facts
 from .runtime import by_budget, has_fast_bf16, pick_device
-from .training import BEST, GOOD, PLAIN, RECIPES, History, Recipe, fit
+from .training import BEST, GOOD, PLAIN, QUICK, RECIPES, History, Recipe, fit
 
 __all__ = [
     "BEST",
@@ -23,6 +23,7 @@ __all__ = [
     "GOOD",
     "MLP",
     "PLAIN",
+    "QUICK",
     "RECIPES",
     "EncoderBlock",
     "Evaluation",

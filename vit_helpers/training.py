@@ -1,4 +1,4 @@
-"""Training: two named recipes, the loop `fit` and its History."""
+"""Training: the named recipes, the loop `fit` and its History."""
 
 import inspect
 import math
@@ -43,8 +43,9 @@ PLAIN = Recipe()
 GOOD = Recipe(model={"positions": "sincos", "pool": "mean", "dropout": 0.0},
               optimizer="muon", muon_learning_rate=0.012, learning_rate=2e-3, weight_decay=0.01, warmup=0.1, decay=True,
               augment=True, label_smoothing=0.1, keep_tokens=0.25, keep_until=0.8, bf16=True)
+QUICK = replace(GOOD, muon_learning_rate=0.02, learning_rate=4e-3, warmup=0.05)    # for less than two epochs
 BEST = replace(GOOD, cutmix=0.5, keep_until=0.6)                 # for long runs, which begin to learn tiles by heart
-RECIPES = {"plain": PLAIN, "good": GOOD, "best": BEST}
+RECIPES = {"plain": PLAIN, "quick": QUICK, "good": GOOD, "best": BEST}
 
 
 OPTIMIZERS = {"sgd": partial(torch.optim.SGD, momentum=0.9, nesterov=True), "adam": torch.optim.Adam,

@@ -1,6 +1,6 @@
 """The race: the plain program against the course's recipe; same machine, same split of EuroSAT, several seeds, in turn.
 
-    python tests/benchmarks/race.py [--seeds 0 1 2] [--runs good:1 best:24] [--out FILE.json]
+    python tests/benchmarks/race.py [--seeds 0 1 2] [--runs quick:0.8 best:20] [--out FILE.json]
 
 Needs EuroSAT.zip: in EUROSAT_ROOT, or in the folder that --root names. Each run is a process of its own. Its clock
 starts when Python and PyTorch are loaded and the raw JPEG files lie on the disk, covers everything up to the trained
@@ -148,8 +148,8 @@ def race(root, seeds, runs, plain_epochs, float32):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--runs", nargs="+", default=["good:1", "best:24"], help="of the course, RECIPE:EPOCHS")
-    parser.add_argument("--float32", nargs="*", default=["good:1"], help="runs of the course without bf16")
+    parser.add_argument("--runs", nargs="+", default=["quick:0.8", "best:20"], help="of the course, RECIPE:EPOCHS")
+    parser.add_argument("--float32", nargs="*", default=["quick:0.8"], help="runs of the course without bf16")
     parser.add_argument("--plain-epochs", type=int, default=5)
     parser.add_argument("--root", default=os.environ.get("EUROSAT_ROOT", "."))
     parser.add_argument("--out", help="another file than vit_helpers/measured.json")
