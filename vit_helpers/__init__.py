@@ -1,6 +1,7 @@
 """Vision Transformers, from patches to predictions: what the notebooks of the course share."""
 
-from .checkpoints import load_checkpoint, save_checkpoint
+from .attention import attention_maps, attention_rollout, gradient_rollout, patch_evidence
+from .checkpoints import load_checkpoint, load_weights, save_checkpoint
 from .data import CLASSES, Tiles, batches, cutmix, eight_views, flip_and_transpose, load_tiles, normalize
 from .evaluation import Evaluation, evaluate
 from .model import (
@@ -13,13 +14,15 @@ from .model import (
     sincos_positions,
 )
 from .patches import patch_grid, patchify, unpatchify
-from .pretrained import load_pretrained, measured, pretrained_facts
+from .pictures import Prediction, load_picture, predict
+from .pretrained import from_torchvision, load_pretrained, measured, pretrained_facts, stage_differences
 from .runtime import by_budget, has_fast_bf16, pick_device
-from .training import BEST, GOOD, PLAIN, QUICK, RECIPES, History, Recipe, fit
+from .training import BEST, FINETUNE, GOOD, PLAIN, QUICK, RECIPES, History, Recipe, fit
 
 __all__ = [
     "BEST",
     "CLASSES",
+    "FINETUNE",
     "GOOD",
     "MLP",
     "PLAIN",
@@ -30,9 +33,12 @@ __all__ = [
     "History",
     "MultiHeadSelfAttention",
     "PatchEmbedding",
+    "Prediction",
     "Recipe",
     "Tiles",
     "VisionTransformer",
+    "attention_maps",
+    "attention_rollout",
     "batches",
     "by_budget",
     "cutmix",
@@ -40,18 +46,25 @@ __all__ = [
     "evaluate",
     "fit",
     "flip_and_transpose",
+    "from_torchvision",
+    "gradient_rollout",
     "has_fast_bf16",
     "interpolate_positions",
     "load_checkpoint",
+    "load_picture",
     "load_pretrained",
     "load_tiles",
+    "load_weights",
     "measured",
     "normalize",
+    "patch_evidence",
     "patch_grid",
     "patchify",
     "pick_device",
+    "predict",
     "pretrained_facts",
     "save_checkpoint",
     "sincos_positions",
+    "stage_differences",
     "unpatchify",
 ]

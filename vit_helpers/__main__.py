@@ -1,4 +1,4 @@
-"""The command line: `python -m vit_helpers train` makes weights, `python -m vit_helpers evaluate` judges them."""
+"""The command line: `python -m vit_helpers train` makes weights, `evaluate` judges them, `predict` uses them."""
 
 import argparse
 import shlex
@@ -8,8 +8,21 @@ from pathlib import Path
 
 import torch
 
-from . import RECIPES, VisionTransformer, evaluate, fit, load_pretrained, load_tiles
+from . import RECIPES, VisionTransformer, evaluate, fit, load_pretrained, load_tiles, predict
+from .evaluation import class_means, familiarity, pooled_features
 from .pretrained import WEIGHTS, pretrained_facts, save_pretrained
+from .runtime import written_whole
+
+
+def what_is_usual(model, train_tiles, validation_tiles=None):
+    """What `predict` needs to know: class_means, and from validation tiles temperature and usual_from; a dict."""
+    means = class_means(pooled_features(model, train_tiles), train_tiles.labels, len(train_tiles.classes)).cpu()
+    facts = {"class_means": [[round(x, 4) for x in row] for row in means.tolist()]}
+    if validation_tiles:
+        familiar = familiarity(pooled_features(model, validation_tiles), means)
+        facts["temperature"] = round(evaluate(model, validation_tiles).best_temperature(), 4)
+        facts["usual_from"] = round(familiar.quantile(0.05).item(), 4)       # so that 95 % of validation tiles are usual
+    return facts
 
 
 def train(args):
@@ -34,13 +47,14 @@ def train(args):
     facts = {"test_accuracy": result.accuracy, "test_accuracy_8_views": evaluate(model, test_tiles, views=8).accuracy}
     if validation_tiles:
         facts["validation_accuracy"] = evaluate(model, validation_tiles).accuracy
+    known = what_is_usual(model, train_tiles, validation_tiles)
     print(", ".join(f"{name.replace('_', ' ')} {value:.2%}" for name, value in facts.items()))
     recipe_facts = {key: value for key, value in asdict(recipe).items() if key != "model"}
     save_pretrained(args.name or tiles.source, model, {
         "source": tiles.source, "data": f"{tiles.source}, {len(tiles)} tiles, split {parts} with seed {args.split_seed}",
         "recipe": {"name": args.recipe, **recipe_facts}, "epochs": args.epochs, "seed": args.seed,
         "split_seed": args.split_seed, "test_tiles": len(test_tiles),
-        **{key: round(value, 4) for key, value in facts.items()},
+        **{key: round(value, 4) for key, value in facts.items()}, **known,
         "history": {key: [round(x, 4) for x in value] for key, value in asdict(history).items()
                     if key not in ("step_loss", "interrupted")},
         "command": "python -m vit_helpers " + shlex.join(sys.argv[1:])}, args.out)
@@ -56,6 +70,27 @@ def judge(args):
                          "of which they may have been trained on; choose another VIT_BUDGET")
     print(evaluate(load_pretrained(args.name), test_tiles))
     return 0
+
+
+def answer(args):
+    """Say what image files show: the three most probable classes of each; with --map, the explanation as a picture."""
+    problems, known = 0, []
+    for path in args.image:
+        try:
+            found = predict(path, args.name)
+        except (ValueError, OSError) as problem:     # one bad file must not hide the answers about the others
+            print(f"error: {problem}", file=sys.stderr)
+            problems += 1
+            continue
+        print(f"{path}: {found}")
+        known.append((Path(path).name, found))
+    if args.map and known:
+        from . import plotting  # here, so that the other commands need no Matplotlib
+
+        with written_whole(args.map) as temporary:
+            plotting.explained(known).savefig(temporary, format="png", dpi=150)
+        print(f"the explanation is in {args.map}")
+    return 2 if problems else 0
 
 
 def main():
@@ -76,6 +111,11 @@ def main():
     command = commands.add_parser("evaluate", help=judge.__doc__)
     command.add_argument("--name", default="eurosat", help="which shipped weights")
     command.set_defaults(run=judge)
+    command = commands.add_parser("predict", help=answer.__doc__)
+    command.add_argument("image", nargs="+", metavar="IMAGE", help="an image file of any size; its middle square is taken")
+    command.add_argument("--name", default="eurosat", choices=("eurosat", "synthetic"), help="which shipped weights")
+    command.add_argument("--map", metavar="OUT.png", help="write each picture with what speaks for and against its class")
+    command.set_defaults(run=answer)
     args = parser.parse_args()
     try:
         return args.run(args)

@@ -1,6 +1,8 @@
 """Checkpoints: everything that an interrupted training needs to go on, and weights that are checked before use."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, fields
+from pathlib import Path
 
 import torch
 
@@ -54,7 +56,7 @@ def load_checkpoint(path, model, optimizers=(), schedules=(), generator=None, hi
 
 
 def check_weights(model, weights, path):
-    """Raise ValueError, naming every entry, unless the state dict `weights` fits `model` exactly."""
+    """Raise ValueError, naming every entry and what would fit, unless the state dict `weights` fits `model` exactly."""
     wanted = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     found = {name: tuple(value.shape) for name, value in weights.items()}
     wrong = [f"{name} is missing" for name in wanted.keys() - found.keys()]
@@ -62,4 +64,50 @@ def check_weights(model, weights, path):
     wrong += [f"{name} is {found[name]}, the model needs {wanted[name]}"
               for name in wanted.keys() & found.keys() if found[name] != wanted[name]]
     if wrong:
-        raise ValueError(f"the weights in {path} belong to another model: " + "; ".join(sorted(wrong)))
+        fitting = fitting_model(weights)
+        raise ValueError(f"the weights in {path} belong to another model: " + "; ".join(sorted(wrong))
+                         + (f". They would fit {fitting}" if fitting else ""))
+
+
+def fitting_model(weights):
+    """The words that build a VisionTransformer for these weights, as far as they tell; "" where they are none of ours."""
+    if "conv_proj.weight" in weights:
+        return "this model under other names: pass from_torchvision(weights)"
+    needed = ("patch_embed.proj.weight", "head.weight", "blocks.0.mlp.fc1.weight", "blocks.0.attn.qkv.weight")
+    if not all(name in weights and weights[name].ndim == (4 if name.startswith("patch") else 2) for name in needed):
+        return ""
+    D, channels, *patch = weights["patch_embed.proj.weight"].shape
+    facts = {"patch_size": patch[0] if patch[0] == patch[1] else tuple(patch), "in_channels": channels,
+             "num_classes": len(weights["head.weight"]), "embed_dim": D,
+             "depth": len({name.split(".")[1] for name in weights if name.startswith("blocks.")}),
+             "mlp_dim": len(weights["blocks.0.mlp.fc1.weight"]), "pool": "cls" if "cls_token" in weights else "mean"}
+    places = ""
+    if "pos_embed" in weights:
+        places = f", with an img_size that has {weights['pos_embed'].shape[1] - int('cls_token' in weights)} patches"
+    return "VisionTransformer(" + ", ".join(f"{name}={value!r}" for name, value in facts.items()) + ")" + places
+
+
+def load_weights(model, weights):
+    """Put weights into `model`, all of them or none: a state dict, or the path of a file that holds one. Returns the model.
+
+    Files are read with weights_only=True, so that they cannot run anything. Names are the course's, which are timm's; for
+    torchvision's names pass from_torchvision(weights). Raises FileNotFoundError, and ValueError for a file or a dict that is
+    no plain state dict, or for missing, extra or wrongly shaped entries, each named; then the model is as it was.
+    """
+    where = "the state dict"
+    if isinstance(weights, (str, Path)):
+        where = str(weights)
+        try:
+            weights = torch.load(where, weights_only=True, map_location="cpu")
+        except OSError:
+            raise
+        except Exception as problem:                 # each kind of damage raises its own
+            raise ValueError(f"{where} is not a plain state dict that can be read safely; write one with "
+                             "torch.save(model.state_dict(), path)") from problem
+    if not isinstance(weights, Mapping) or not weights or not all(map(torch.is_tensor, weights.values())):
+        inside = ", ".join(map(repr, list(weights)[:5])) if isinstance(weights, Mapping) else type(weights).__name__
+        raise ValueError(f"{where} is not a plain state dict of names and tensors but holds {inside or 'nothing'}; write "
+                         "one with torch.save(model.state_dict(), path)")
+    check_weights(model, weights, where)
+    model.load_state_dict(weights)
+    return model

@@ -1,11 +1,13 @@
-"""How good a classifier is: accuracy, per-class figures, confusion matrix, calibration."""
+"""How good a classifier is: accuracy, per-class figures, confusion matrix, calibration; and what is familiar to it."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
+import torch.nn.functional as F
 
 from .data import batches, eight_views
+from .runtime import eval_mode
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class Evaluation:
     @property
     def loss(self):
         """Mean cross-entropy in nats; a uniform guess has ln(K)."""
-        return torch.nn.functional.cross_entropy(self.logits, self.labels).item()
+        return F.cross_entropy(self.logits, self.labels).item()
 
     @property
     def confusion(self):
@@ -60,6 +62,30 @@ class Evaluation:
         mean = [torch.bincount(bin_of, weights=values.double(), minlength=bins) / count
                 for values in (confidence, predictions == self.labels)]
         return count, *mean
+
+    def calibration_error(self, bins=15):
+        """Expected calibration error, 0 to 1: the mean distance of accuracy and confidence in the bins, by their counts."""
+        count, confidence, accuracy = self.calibration(bins)
+        return ((count * (confidence - accuracy).abs()).nan_to_num().sum() / count.sum()).item()
+
+    def at_temperature(self, temperature):
+        """The same answers with logits divided by `temperature`, a number above 0: below 1 surer, above 1 less sure."""
+        if not 0 < temperature < math.inf:
+            raise ValueError(f"temperature={temperature} must be above 0; 1 changes nothing")
+        return replace(self, logits=self.logits / temperature)
+
+    def best_temperature(self):
+        """The temperature that makes the loss smallest, a float. Found on validation tiles, it serves all others.
+
+        Guo et al. 2017, section 4.2. The loss is convex in 1 / temperature: there is one best value; 0.01 to 100 is searched.
+        """
+        low, high = math.log(0.01), math.log(100)            # of 1 / temperature
+        right = self.logits.double().gather(1, self.labels[:, None]).mean()
+        while high - low > 1e-6:                             # halve the interval that holds the zero of the slope
+            middle = (low + high) / 2
+            expected = ((self.logits.double() * math.exp(middle)).softmax(dim=1) * self.logits).sum(dim=1).mean()
+            low, high = (middle, high) if expected < right else (low, middle)
+        return math.exp(-(low + high) / 2)
 
     def __str__(self):
         rows = [f"accuracy {self.accuracy:.1%} on {len(self.labels):,} images", f"{'':22}precision  recall    f1  images"]
@@ -87,17 +113,40 @@ def evaluate(model, tiles, batch_size=256, *, views=1):
         raise ValueError("there are no tiles to evaluate on; the Tiles are empty")
     if views not in (1, 8):
         raise ValueError(f"views={views!r} is unknown; choose 1 (each tile as it is) or 8 (all its flips and transposes)")
-    was_training, device = model.training, next(model.parameters()).device
-    model.eval()
-    try:
-        logits = []
+    device, logits = next(model.parameters()).device, []
+    with eval_mode(model):
         for images, _ in batches(tiles, batch_size):
             images = images.to(device)
             seen = torch.stack([model(view).float() for view in ([images] if views == 1 else eight_views(images))])
             # One view: its logits. Several, (V, B, K): log of the mean probability.
             logits.append(seen[0] if views == 1 else seen.log_softmax(dim=2).logsumexp(dim=0) - math.log(len(seen)))
-    finally:
-        model.train(was_training)
     logits = torch.cat(logits).cpu()                                                     # (N, K)
     check_classes(logits, tiles)
     return Evaluation(logits, tiles.labels.cpu(), tiles.classes)
+
+
+def pooled_features(model, tiles, batch_size=256):
+    """What the head sees of each tile, float32 (N, D), on the CPU: computed once, it makes training a head cheap.
+
+    In eval mode, on the device of the model. Raises ValueError for no tiles, or tiles of another size than the model's.
+    """
+    if not len(tiles):
+        raise ValueError("there are no tiles to look at; the Tiles are empty")
+    device, features = next(model.parameters()).device, []
+    with eval_mode(model), torch.no_grad():
+        for images, _ in batches(tiles, batch_size):
+            features.append(model.pooled(model.forward_features(images.to(device))).float().cpu())
+    return torch.cat(features)
+
+
+def class_means(features, labels, num_classes):
+    """The mean of the features (N, D) of each class by labels int64 (N,): (K, D). Raises ValueError for a class without any."""
+    count = torch.bincount(labels, minlength=num_classes)
+    if not count.all():
+        raise ValueError(f"class {count.argmin().item()} has no features to average; give some of each class")
+    return torch.zeros(num_classes, features.shape[1]).index_add_(0, labels, features) / count[:, None]
+
+
+def familiarity(features, means):
+    """The cosine, -1 to 1, of features (N, D) with the nearest of the class means (K, D): (N,)."""
+    return (F.normalize(features, dim=1) @ F.normalize(means, dim=1).T).amax(dim=1)

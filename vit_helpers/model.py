@@ -76,11 +76,16 @@ def interpolate_positions(positions, old_grid, new_grid):
     return torch.cat([positions[:, :prefix], image.flatten(2).transpose(1, 2)], dim=1)
 
 
-def keep_some(tokens, share, prefix=0):
-    """For each image its own random `share` of the tokens (B, N, D), at least one; the first `prefix` ones always stay."""
+def keep_some(tokens, kept, prefix=0):
+    """The tokens (B, N, D) of some patches only; the first `prefix` ones (CLS) always stay.
+
+    kept: a share (0 to 1), drawn at random for each image, at least one patch; or the numbers of the patches, int64 (B, n).
+    """
     B, N, D = tokens.shape
-    n = max(1, round((N - prefix) * share))
-    kept = torch.rand(B, N - prefix).argsort(dim=1)[:, :n].to(tokens.device) + prefix    # (B, n), without repetition
+    if not torch.is_tensor(kept):
+        n = max(1, round((N - prefix) * kept))
+        kept = torch.rand(B, N - prefix).argsort(dim=1)[:, :n]                       # (B, n), without repetition
+    kept = kept.to(tokens.device) + prefix
     kept = torch.cat([torch.arange(prefix, device=tokens.device).expand(B, -1), kept], dim=1)
     return tokens.gather(1, kept[..., None].expand(-1, -1, D))                       # (B, prefix + n, D)
 
@@ -224,20 +229,24 @@ class VisionTransformer(nn.Module):
         if not images.is_floating_point():
             raise TypeError(f"images are {images.dtype}; turn them into floats first with vit_helpers.normalize(images)")
 
+    def embed(self, images):
+        """Images -> the tokens that enter the first block (B, N[+1], D): patch embeddings plus positions, CLS first."""
+        self._check(images)
+        x = self.patch_embed(images)                                                 # (B, N, D)
+        if self.cls_token is not None:
+            x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], dim=1)         # (B, N+1, D)
+        return x if self.pos_embed is None else x + self.pos_embed
+
     def forward_features(self, images, return_weights=False, keep_tokens=1.0):
         """Images -> tokens (B, N[+1], D) after the last norm; CLS first where there is one.
 
         With return_weights=True also the attention weights of all blocks, (B, depth, H, N[+1], N[+1]).
         With keep_tokens < 1 only that share of the patches, drawn at random for each image, goes through the blocks: a
         cheaper step of training (He et al. 2022, section 3; Li et al. 2023, "Scaling language-image pre-training via masking").
+        keep_tokens may also be the numbers of the patches that go through, int64 (B, n).
         """
-        self._check(images)
-        x = self.patch_embed(images)                                                 # (B, N, D)
-        if self.cls_token is not None:
-            x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], dim=1)         # (B, N+1, D)
-        if self.pos_embed is not None:
-            x = x + self.pos_embed
-        if keep_tokens < 1:
+        x = self.embed(images)
+        if torch.is_tensor(keep_tokens) or keep_tokens < 1:
             x = keep_some(x, keep_tokens, prefix=x.shape[1] - self.grid[0] * self.grid[1])
         x, maps = self.drop(x), []
         for block in self.blocks:
@@ -249,8 +258,14 @@ class VisionTransformer(nn.Module):
         x = self.norm(x)
         return (x, torch.stack(maps, dim=1)) if return_weights else x
 
+    def pooled(self, tokens):
+        """Tokens (B, N[+1], D) after the last norm -> one summary of each image (B, D): the CLS token, or the mean."""
+        return tokens[:, 0] if self.pool == "cls" else tokens.mean(dim=1)
+
+    def forward_head(self, tokens):
+        """Tokens (B, N[+1], D) after the last norm -> logits (B, num_classes)."""
+        return self.head(self.pooled(tokens))
+
     def forward(self, images, keep_tokens=1.0):
         """Images float (B, C, height, width) -> logits (B, num_classes). keep_tokens: see forward_features."""
-        tokens = self.forward_features(images, keep_tokens=keep_tokens)              # (B, N[+1], D)
-        pooled = tokens[:, 0] if self.pool == "cls" else tokens.mean(dim=1)          # (B, D)
-        return self.head(pooled)
+        return self.forward_head(self.forward_features(images, keep_tokens=keep_tokens))

@@ -9,6 +9,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
+from .attention import patch_evidence
+from .data import normalize
+
 MAP = "cividis"                              # readable for every kind of color vision, and in gray
 COLORS = ("#00418d", "#d97b00", "#2a8f6d", "#a3297b", "#6b6b6b")
 STYLES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))      # never color alone
@@ -125,6 +128,23 @@ def cell_maps(maps, labels, title="", mark=None, unit="", columns=4, limits=None
     return picture
 
 
+def _under_cells(pixels, values, signed=False):
+    """Pixels (H, W, 3) under cells (rows, columns): dark where values are low; signed: orange where above 0, blue below."""
+    rows, columns = values.shape
+    cells = np.kron(values, np.ones((pixels.shape[0] // rows, pixels.shape[1] // columns)))[..., None]
+    if not signed:
+        return (pixels * (0.15 + 0.85 * cells)).astype(np.uint8)
+    gray = pixels.mean(axis=2, keepdims=True)
+    color = np.where(cells > 0, np.array([230.0, 120, 0]), np.array([0.0, 80, 200]))
+    return (gray + 0.75 * np.abs(cells) * (color - gray)).astype(np.uint8)
+
+
+def _frame(axis, pixels, shape, cell, **style):
+    height, width = pixels.shape[0] // shape[0], pixels.shape[1] // shape[1]
+    corner = (cell[1] * width - 0.5, cell[0] * height - 0.5)
+    axis.add_patch(Rectangle(corner, width, height, **{"fill": False, "edgecolor": "red", "linewidth": 1.5, **style}))
+
+
 def attention_on_image(image, weights, query, title="", labels=None):
     """An image (3, H, W) beside it seen through attention (M, rows, columns): cells dark where little is taken from.
 
@@ -133,14 +153,73 @@ def attention_on_image(image, weights, query, title="", labels=None):
     pixels, weights = as_pixels(image), np.asarray(torch.as_tensor(weights).detach().cpu())
     labels = labels or [f"head {h}" for h in range(len(weights))]
     M, rows, columns = weights.shape
-    P, Q = pixels.shape[0] // rows, pixels.shape[1] // columns
     picture, axes = _picture(title, f"{title}. A tile, and beside it {M} times the same tile with {rows} x {columns} cells "
                              "darkened where attention is low: " + ", ".join(labels), 1, M + 1, figsize=(1.9 * (M + 1), 2.5))
     for axis, values, label in zip(axes.flat, [None, *weights], ["tile", *labels], strict=True):
-        shade = 1 if values is None else np.kron(values / values.max(), np.ones((P, Q)))[..., None]
-        _show(axis, (pixels * (0.15 + 0.85 * shade)).astype(np.uint8), label)
-        axis.add_patch(Rectangle((query[1] * Q - 0.5, query[0] * P - 0.5), Q, P, fill=False, color="red", linewidth=1.5))
+        _show(axis, pixels if values is None else _under_cells(pixels, values / values.max()), label)
+        _frame(axis, pixels, (rows, columns), query)
     return picture
+
+
+def _peak(values):
+    return tuple(int(i) for i in np.unravel_index(np.argmax(values), values.shape))
+
+
+def maps_on_images(images, maps, labels=None, title="", signed=(), unit=""):
+    """Images (M, 3, H, W), one in each row, beside them each of `maps` {name: (M, rows, columns)} laid over them as cells.
+
+    Each map runs from its own smallest (dark) to its own largest value, which stand above it; those named in `signed` are
+    orange above 0 and blue below. The largest cell is framed.
+    """
+    labels, facts = labels or [""] * len(images), []
+    picture, axes = _picture(title, "", len(images), 1 + len(maps), figsize=(1.75 * (1 + len(maps)), 1.95 * len(images) + 0.4))
+    for i, image in enumerate(images):
+        pixels = as_pixels(image)
+        _show(axes[i, 0], pixels, labels[i])
+        for axis, (name, values) in zip(axes[i, 1:], maps.items(), strict=True):
+            values = np.asarray(torch.as_tensor(values[i]).detach().cpu(), dtype=float)
+            low, high = values.min(), values.max()
+            scaled = values / max(np.abs(values).max(), 1e-12) if name in signed else (values - low) / max(high - low, 1e-12)
+            _show(axis, _under_cells(pixels, scaled, name in signed), f"{name}\n{low:.3g} to {high:.3g}{unit}")
+            _frame(axis, pixels, values.shape, _peak(values))
+            facts.append(f"{labels[i] or f'image {i}'}, {name}: largest in row {_peak(values)[0]}, column {_peak(values)[1]}")
+    picture.alt = f"{title}. Tiles with maps laid over them as cells. " + "; ".join(facts)
+    return picture
+
+
+def explained(known, title=""):
+    """For each (name, Prediction): the picture, its three most probable classes, and what each patch says about the first.
+
+    Evidence by patch, as `patch_evidence` gives it: orange speaks for the class, blue against; the largest is framed.
+    """
+    title = title or "Orange cells speak for the class named first, blue ones against it"
+    picture, axes = _picture(title, "", len(known), 3, figsize=(7.5, 2.3 * len(known) + 0.4))
+    facts = []
+    for (tile, cells, chart), (name, found) in zip(axes, known, strict=True):
+        pixels, index = as_pixels(found.image), found.probabilities.argmax().item()
+        evidence = patch_evidence(found.model, normalize(found.image)[None])[0, :, index].unflatten(0, found.model.grid).numpy()
+        _show(tile, pixels, name if len(name) < 32 else name[:29] + "...")
+        scaled = evidence / max(np.abs(evidence).max(), 1e-12)
+        _show(cells, _under_cells(pixels, scaled, signed=True), f"evidence for {found.classes[index]}")
+        _frame(cells, pixels, evidence.shape, _peak(evidence))
+        _three_bars(chart, found.probabilities, found.classes, COLORS[0] if found.usual else COLORS[4])
+        if not found.usual:
+            chart.set_title("unlike the tiles it knows", fontsize=8)
+        facts.append(f"{name}: {found}")
+    picture.alt = f"{title}. " + "; ".join(facts)
+    return picture
+
+
+def _three_bars(chart, probabilities, classes, color, hatch=""):
+    """The three most probable classes as bars with their names and shares; returns the numbers of the classes."""
+    top, index = probabilities.topk(3)
+    chart.barh(range(3), top.tolist(), color=color, hatch=hatch)
+    for place, (p, c) in enumerate(zip(top.tolist(), index.tolist(), strict=True)):
+        chart.text(0.02, place, f"{classes[c]} {p:.0%}", va="center", fontsize=7,
+                   bbox={"color": "white", "alpha": 0.7, "pad": 0.5})
+    chart.set(xlim=(0, 1), xticks=[], yticks=[])
+    chart.invert_yaxis()
+    return index.tolist()
 
 
 def curves(lines, x=None, title="", xlabel="", ylabel="", logx=False, logy=False, limits=None, size=(6.0, 3.2),
@@ -191,19 +270,13 @@ def predictions(images, probabilities, classes, labels=None, title="", columns=4
         axis.axis("off")
     for i, image in enumerate(images):
         tile, chart = axes.flat[2 * i], axes.flat[2 * i + 1]
-        top, index = probabilities[i].topk(3)
         truth = "" if labels is None else classes[int(labels[i])]
         _show(tile, as_pixels(image), truth)
         tile.axis("on")
-        right = labels is None or int(index[0]) == int(labels[i])
+        right = labels is None or int(probabilities[i].argmax()) == int(labels[i])
         chart.axis("on")
-        chart.barh(range(3), top.tolist(), color=COLORS[0] if right else COLORS[1], hatch="" if right else "//")
-        for place, (p, c) in enumerate(zip(top.tolist(), index.tolist(), strict=True)):
-            chart.text(0.02, place, f"{classes[c]} {p:.0%}", va="center", fontsize=7,
-                       bbox={"color": "white", "alpha": 0.7, "pad": 0.5})
-        chart.set(xlim=(0, 1), xticks=[], yticks=[])
-        chart.invert_yaxis()
-        facts.append(f"{truth or 'image'} predicted {classes[int(index[0])]} ({top[0]:.0%})")
+        index = _three_bars(chart, probabilities[i], classes, COLORS[0] if right else COLORS[1], "" if right else "//")
+        facts.append(f"{truth or 'image'} predicted {classes[index[0]]} ({probabilities[i].max():.0%})")
     picture.alt = f"{title}. Tiles with their three most probable classes: " + ", ".join(facts)
     return picture
 

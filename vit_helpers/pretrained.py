@@ -1,13 +1,14 @@
-"""The trained Vision Transformers that the course ships: reading them, and writing them anew."""
+"""Trained weights: those the course ships, and those of torchvision and timm in the course's own class."""
 
 import json
+import re
 from pathlib import Path
 
 import torch
 
-from .checkpoints import check_weights
+from .checkpoints import load_weights
 from .model import VisionTransformer
-from .runtime import by_budget, written_whole
+from .runtime import by_budget, eval_mode, written_whole
 
 WEIGHTS = Path(__file__).parent / "weights"
 MEASURED = Path(__file__).parent / "measured.json"           # written by tests/benchmarks/
@@ -22,12 +23,7 @@ def load_pretrained(name="auto"):
     Raises ValueError for any other name.
     """
     facts = pretrained_facts(name)
-    path = WEIGHTS / f"{facts['name']}.pt"
-    model = VisionTransformer(**facts["model"])
-    weights = torch.load(path, weights_only=True, map_location="cpu")
-    check_weights(model, weights, path)
-    model.load_state_dict(weights)
-    return model.eval()
+    return load_weights(VisionTransformer(**facts["model"]), WEIGHTS / f"{facts['name']}.pt").eval()
 
 
 def pretrained_facts(name="auto"):
@@ -56,3 +52,81 @@ def save_pretrained(name, model, facts, folder=WEIGHTS):
         torch.save({key: value.cpu() for key, value in model.state_dict().items()}, temporary)
     with written_whole(Path(folder) / f"{name}.json") as temporary:
         temporary.write_text(json.dumps({"name": name, "model": model.config, **facts}, indent=2) + "\n")
+
+
+# torchvision's names, and ours, which are timm's. The inner ones stand behind "encoder.layers.encoder_layer_3.".
+OUTER = {"class_token": "cls_token", "conv_proj.weight": "patch_embed.proj.weight", "conv_proj.bias": "patch_embed.proj.bias",
+         "encoder.pos_embedding": "pos_embed", "encoder.ln.weight": "norm.weight", "encoder.ln.bias": "norm.bias",
+         "heads.head.weight": "head.weight", "heads.head.bias": "head.bias"}
+INNER = {"ln_1": "norm1", "ln_2": "norm2", "self_attention.in_proj_": "attn.qkv.", "self_attention.out_proj": "attn.proj",
+         "mlp.0": "mlp.fc1", "mlp.3": "mlp.fc2", "mlp.linear_1": "mlp.fc1", "mlp.linear_2": "mlp.fc2"}
+
+
+def from_torchvision(state_dict):
+    """The state dict of a torchvision VisionTransformer, such as vit_b_16, under the course's (timm's) names.
+
+    Only names change: torchvision's `in_proj_weight` packs Q, K, V by rows as `qkv` does, without a transpose.
+    Raises ValueError that lists the entries which have no place in a VisionTransformer.
+    """
+    renamed, unknown = {}, []
+    for name, value in state_dict.items():
+        new, block = OUTER.get(name), re.fullmatch(r"encoder\.layers\.encoder_layer_(\d+)\.(.+?)(weight|bias)", name)
+        if block:
+            inner = INNER.get(block[2].removesuffix("."))
+            new = inner and f"blocks.{block[1]}.{inner.removesuffix('.')}.{block[3]}"
+        if new is None:
+            unknown.append(name)
+        renamed[new] = value
+    if unknown:
+        raise ValueError("these entries have no place in a VisionTransformer, under torchvision's names: " + ", ".join(unknown)
+                         + ("; timm's names need no renaming: pass the state dict as it is" if "cls_token" in unknown else ""))
+    return renamed
+
+
+def _stages(model):
+    """The modules whose outputs are a ViT's stages, by name: of ours, of timm's and of torchvision's."""
+    if hasattr(model, "conv_proj"):                              # torchvision
+        first, positions, blocks, norm = model.conv_proj, model.encoder.dropout, model.encoder.layers, model.encoder.ln
+    elif hasattr(model, "patch_embed") and hasattr(model, "blocks"):
+        first, blocks, norm = model.patch_embed, model.blocks, model.norm
+        positions = model.norm_pre if hasattr(model, "norm_pre") else model.drop         # timm; ours
+    else:
+        raise TypeError(f"{type(model).__name__} is no VisionTransformer of this course, of timm or of torchvision")
+    return {"patch embedding": first, "positions": positions,
+            **{f"block {i}": block for i, block in enumerate(blocks)}, "norm": norm, "logits": model}
+
+
+def _outputs(model, images, gradients):
+    """The output of each stage for `images`, and with gradients=True the gradient of the summed squared logits there."""
+    outputs, hooks = {}, []
+    for name, module in _stages(model).items():
+        hooks.append(module.register_forward_hook(lambda _, __, output, name=name: outputs.__setitem__(name, output)))
+    try:
+        with eval_mode(model), torch.set_grad_enabled(gradients):
+            logits = model(images)
+            values = dict(outputs)
+            if gradients:
+                values = dict(zip(outputs, torch.autograd.grad(logits.square().sum(), list(outputs.values())), strict=True))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    # torchvision's patch embedding is still an image (B, D, rows, columns).
+    return {name: (v.flatten(2).transpose(1, 2) if v.ndim == 4 else v).detach() for name, v in values.items()}
+
+
+def stage_differences(model, reference, images, gradients=False):
+    """The largest absolute difference between two ViTs at each stage, for the same images (B, C, height, width): a dict.
+
+    Stages: "patch embedding", "positions" (the tokens that enter the first block), "block 0" ..., "norm", "logits". Each may be
+    the course's, timm's or torchvision's, so the first stage that differs says where to look. gradients=True compares
+    the gradients of the summed squared logits with respect to each stage's output instead.
+    Raises TypeError for other models, ValueError for those whose stages have other numbers or shapes.
+    """
+    ours, theirs = (_outputs(m, images, gradients) for m in (model, reference))
+    if ours.keys() != theirs.keys():
+        raise ValueError(f"the models have {len(ours) - 4} and {len(theirs) - 4} blocks; compare models of the same depth")
+    for name in ours:
+        if ours[name].shape != theirs[name].shape:
+            raise ValueError(f"stage {name!r} is {tuple(ours[name].shape)} in one model and {tuple(theirs[name].shape)} in the "
+                             "other; build them with the same sizes")
+    return {name: (ours[name] - theirs[name]).abs().max().item() for name in ours}

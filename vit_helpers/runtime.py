@@ -40,6 +40,17 @@ def has_fast_bf16(device):
     return torch.device(device).type == "cpu" and bool(units.get("amx_bf16") or units.get("avx512_bf16"))
 
 
+@contextmanager
+def eval_mode(model):
+    """The model in eval mode, without dropout, inside the block; the mode it was in is put back."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield model
+    finally:
+        model.train(was_training)
+
+
 class Progress(tqdm):
     """tqdm's bar as plain text: rewritten in place in a notebook and in a terminal, one line per bar elsewhere.
 

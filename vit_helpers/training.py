@@ -36,6 +36,7 @@ class Recipe:
     cutmix: float = 0.0                  # share of the batches, in the first 90 % of the steps, with parts of other tiles
     keep_tokens: float = 1.0             # share of each image's patches that is used, at random, in the first steps ...
     keep_until: float = 0.0              # ... up to this share of all steps; after that all of them
+    layer_decay: float = 1.0             # each layer below the head learns at this share of the rate of the one above it
     bf16: bool = False                   # mixed precision, where the device computes faster in bfloat16
 
 
@@ -45,6 +46,7 @@ GOOD = Recipe(model={"positions": "sincos", "pool": "mean", "dropout": 0.0},
               augment=True, label_smoothing=0.1, keep_tokens=0.25, keep_until=0.8, bf16=True)
 QUICK = replace(GOOD, muon_learning_rate=0.02, learning_rate=4e-3, warmup=0.05)    # for less than two epochs
 BEST = replace(GOOD, cutmix=0.5, keep_until=0.6)                 # for long runs, which begin to learn tiles by heart
+FINETUNE = replace(GOOD, optimizer="adamw", learning_rate=1e-3, layer_decay=0.75, keep_until=0.0)      # for trained encoders
 RECIPES = {"plain": PLAIN, "quick": QUICK, "good": GOOD, "best": BEST}
 
 
@@ -56,16 +58,33 @@ def make_optimizers(model, recipe):
     """The optimizers of a recipe as a list of one, or of two: [Muon, AdamW]. Raises ValueError for unknown names."""
     if recipe.optimizer not in OPTIMIZERS:
         raise ValueError(f"optimizer={recipe.optimizer!r} is unknown; choose {', '.join(map(repr, OPTIMIZERS))}")
-    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    muon = {name: p for name, p in named if recipe.optimizer == "muon" and "blocks." in name and p.ndim == 2}
-    rest = [p for name, p in named if name not in muon]
-    decayed = [{"params": [p for p in rest if p.ndim >= 2], "weight_decay": recipe.weight_decay},
-               {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0}]
-    optimizers = [OPTIMIZERS[recipe.optimizer](decayed, lr=recipe.learning_rate)]
+    muon, rest = {}, {}                              # parameters, by what they have in common
+    for name, p in model.named_parameters():
+        if p.requires_grad:
+            share = recipe.layer_decay ** _layers_above(name, model)
+            if recipe.optimizer == "muon" and "blocks." in name and p.ndim == 2:
+                muon.setdefault(share, []).append(p)
+            else:
+                rest.setdefault((p.ndim >= 2, share), []).append(p)
+    if not muon and not rest:
+        raise ValueError("every parameter of the model is frozen; call requires_grad_(True) on those that are to learn")
+    optimizers = []
     if muon:
-        optimizers.insert(0, torch.optim.Muon(list(muon.values()), lr=recipe.muon_learning_rate,
-                                              weight_decay=recipe.muon_weight_decay))
+        groups = [{"params": p, "lr": share * recipe.muon_learning_rate} for share, p in muon.items()]
+        optimizers.append(torch.optim.Muon(groups, weight_decay=recipe.muon_weight_decay))
+    if rest:
+        groups = [{"params": p, "lr": share * recipe.learning_rate, "weight_decay": recipe.weight_decay * matrix}
+                  for (matrix, share), p in rest.items()]
+        optimizers.append(OPTIMIZERS[recipe.optimizer](groups, lr=recipe.learning_rate))
     return optimizers
+
+
+def _layers_above(name, model):
+    """How many layers stand between a parameter and the logits: 0 for the head, depth + 1 for the patch embedding."""
+    blocks = len(getattr(model, "blocks", ()))
+    if name.startswith("blocks."):
+        return blocks - int(name.split(".")[1])
+    return blocks + 1 if name.startswith(("patch_embed", "cls_token", "pos_embed")) else 0
 
 
 def learning_rate_factor(recipe, step, steps):

@@ -40,7 +40,9 @@ def main():
     parser.add_argument("--out", help="another file than vit_helpers/measured.json")
     args = parser.parse_args()
     base = ["train", "--source", args.source, "--recipe", "best", "--epochs", str(args.epochs), "--report", "end"]
-    runs = [[*base, "--seed", str(seed)] for seed in args.seeds] + [[*base, "--seed", str(args.seeds[0]), "--validation"]]
+    runs = [[*base, "--seed", str(seed)] for seed in args.seeds]
+    checked = f"{args.source}-60-20-20"
+    runs.append([*base, "--seed", str(args.seeds[0]), "--validation", "--name", checked])
     threads = max(1, os.cpu_count() // args.at_once)
     with tempfile.TemporaryDirectory() as temporary, ThreadPoolExecutor(args.at_once) as pool:
         folders = [Path(args.folder or temporary, f"run{i}") for i in range(len(runs))]
@@ -49,10 +51,13 @@ def main():
         facts = list(pool.map(train, runs, folders, [threads] * len(runs)))
         command = "python -m vit_helpers " + " ".join(base)
         Path(args.weights).mkdir(parents=True, exist_ok=True)
-        shutil.copy(folders[0] / f"{args.source}.pt", args.weights)
-        # The command that makes them where they are shipped, not in this run's folder.
-        shipped = json.dumps({**facts[0], "command": f"{command} --seed {args.seeds[0]}"}, indent=2) + "\n"
-        (Path(args.weights) / f"{args.source}.json").write_text(shipped)
+        # How sure to be, and what is usual, is found with the run that left validation tiles aside.
+        facts[0] |= {key: facts[-1][key] for key in ("temperature", "usual_from")}
+        for folder, words, fact in zip((folders[0], folders[-1]), (runs[0], runs[-1]), (facts[0], facts[-1]), strict=True):
+            shutil.copy(folder / f"{fact['name']}.pt", args.weights)
+            # The command that makes them where they are shipped, not in this run's folder.
+            shipped = {**fact, "command": "python -m vit_helpers " + " ".join(words)}
+            (Path(args.weights) / f"{fact['name']}.json").write_text(json.dumps(shipped, indent=2) + "\n")
     kept = ("data", "seed", "test_accuracy", "test_accuracy_8_views", "validation_accuracy")
     rows = [{**{key: fact[key] for key in kept if key in fact}, "seconds": round(sum(fact["history"]["seconds"]), 1),
              "train_accuracy": fact["history"]["train_accuracy"][-1]} for fact in facts]

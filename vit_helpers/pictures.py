@@ -1,0 +1,94 @@
+"""Pictures of your own: read any image file, and let a trained model say what it shows."""
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from .data import CLASSES, normalize
+from .evaluation import familiarity
+from .pretrained import load_pretrained, pretrained_facts
+
+MOST_PIXELS = 100_000_000                    # larger pictures are refused before they are decoded
+
+
+def load_picture(path, size=64):
+    """Any image file as uint8 (3, size, size): upright, in color, its middle square, made smaller without jagged edges.
+
+    Rotation notes of cameras (EXIF) are followed; grayscale, palette and 16-bit pictures become RGB; what is transparent
+    becomes white; of several frames the first is taken. Raises FileNotFoundError, and ValueError for a file that is
+    empty, no image, damaged, or larger than 100 million pixels.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; name one image file in it")
+    if not path.stat().st_size:                              # raises FileNotFoundError for a missing file
+        raise ValueError(f"{path} is empty (0 bytes); fetch or save the picture again")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)          # the limit is checked below
+            with Image.open(path) as image:
+                if image.width * image.height > MOST_PIXELS:
+                    raise ValueError(f"{path} has {image.width:,} x {image.height:,} pixels; {MOST_PIXELS:,} are the most, "
+                                     "save a smaller version")
+                image = ImageOps.exif_transpose(image)
+                if image.mode in ("I", "F") or image.mode.startswith("I;16"):        # 16 bits or more for each pixel
+                    values = np.asarray(image, dtype=np.float32)
+                    top = 65535 if values.max() > 255 else 255
+                    image = Image.fromarray((values.clip(0, top) * (255 / top)).astype(np.uint8))
+                if "A" in image.getbands() or "transparency" in image.info:
+                    image = image.convert("RGBA")
+                    image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+                image = ImageOps.fit(image.convert("RGB"), (size, size), Image.Resampling.BICUBIC)
+    except UnidentifiedImageError as problem:
+        raise ValueError(f"{path} is not an image that Pillow can read; use PNG, JPEG, TIFF, WebP, GIF or BMP") from problem
+    except Image.DecompressionBombError as problem:
+        raise ValueError(f"{path} has far too many pixels; {MOST_PIXELS:,} are the most, save a smaller version") from problem
+    except (OSError, SyntaxError, EOFError) as problem:      # Pillow's ways to say that the data is cut off or wrong
+        raise ValueError(f"{path} is damaged ({problem}); fetch or save the picture again") from problem
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()           # (S, S, 3) -> (3, S, S)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model says to one picture: `image` uint8 (3, S, S) as it saw it, `probabilities` float32 (K,), `classes` by name.
+
+    `familiar`, -1 to 1: how much the picture resembles the training tiles of some class; `usual`: whether as much as 95 % of
+    the validation tiles do. See lesson 09. `model` is the one that was asked.
+    """
+
+    image: torch.Tensor
+    probabilities: torch.Tensor
+    classes: tuple
+    familiar: float
+    usual: bool
+    model: torch.nn.Module
+
+    def __str__(self):
+        top, index = self.probabilities.topk(3)
+        said = ", ".join(f"{self.classes[i]} {p:.1%}" for p, i in zip(top.tolist(), index.tolist(), strict=True))
+        return said if self.usual else f"{said} (unlike the tiles the model knows: do not rely on it)"
+
+
+def predict(picture, name="auto"):
+    """The Prediction of the shipped weights `name` (see load_pretrained) for an image file, or an image uint8 (3, 64, 64).
+
+    The probabilities are calibrated: logits are divided by the temperature that was best on validation tiles.
+    Raises ValueError for pictures of another shape, and what `load_picture` and `load_pretrained` raise.
+    """
+    model, facts = load_pretrained(name), pretrained_facts(name)
+    if "temperature" not in facts:
+        raise ValueError(f"the weights {facts['name']!r} are for comparison, their confidence was never checked; choose "
+                         "'eurosat' or 'synthetic'")
+    image = picture if torch.is_tensor(picture) else load_picture(picture, model.img_size[0])
+    if image.shape != (3, *model.img_size):
+        raise ValueError(f"the image must be (3, {model.img_size[0]}, {model.img_size[1]}), not {tuple(image.shape)}; name "
+                         "its file instead, then it is resized")
+    with torch.no_grad():
+        pooled = model.pooled(model.forward_features(normalize(image)[None]))        # (1, D)
+        probabilities = (model.head(pooled)[0] / facts["temperature"]).softmax(dim=0)    # (K,)
+    familiar = familiarity(pooled, torch.tensor(facts["class_means"])).item()
+    return Prediction(image, probabilities, CLASSES, familiar, familiar >= facts["usual_from"], model)
