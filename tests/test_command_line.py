@@ -65,8 +65,8 @@ def test_the_best_recipe_opens_the_test_tiles_once_and_keeps_some_for_validation
     code, printed, _ = run(*words)
     facts = json.loads((tmp_path / "out" / "synthetic.json").read_text())
     assert code == 0 and facts["data"].endswith("split 60/20/20 with seed 5") and facts["recipe"]["name"] == "best"
-    assert [len(tiles) for tiles in judged] == [10, 10, 10] and facts["history"]["test_accuracy"] == []
-    assert judged[0] is judged[1]                                     # one view, then eight
+    assert [len(tiles) for tiles in judged] == [10, 10, 10, 10] and facts["history"]["test_accuracy"] == []
+    assert judged[0] is judged[1] and judged[2] is judged[3]          # one view, then eight; accuracy, then temperature
     pixels = [{image.numpy().tobytes() for image in tiles.images} for tiles in judged]
     assert not pixels[0] & pixels[2]
     for name in ("test_accuracy", "test_accuracy_8_views", "validation_accuracy"):

@@ -25,7 +25,7 @@ from torchvision import transforms
 from torchvision.datasets import EuroSAT, ImageFolder
 from torchvision.datasets.utils import extract_archive
 
-from vit_helpers import CLASSES, load_tiles
+from vit_helpers import CLASSES, load_tiles, runtime
 from vit_helpers import eurosat as module
 
 COUNTS = (3, 3, 3, 2, 2, 2, 2, 3, 2, 3)
@@ -345,7 +345,7 @@ def published(members, tmp_path):
 
 def test_a_network_that_hangs(silent_server, fetch_from, monkeypatch):
     fetch_from(silent_server)
-    monkeypatch.setattr(module, "PATIENCE", 0.5)
+    monkeypatch.setattr(runtime, "PATIENCE", 0.5)
     started, limit = time.monotonic(), socket.getdefaulttimeout()
     with pytest.raises(OSError, match=r"did not answer for 0\.5 seconds|timed out"):
         load_tiles("eurosat")
@@ -360,7 +360,7 @@ def test_a_name_lookup_that_hangs(monkeypatch, tmp_path, stale):
         (tmp_path / "cache/download/eurosat/EuroSAT.zip").write_bytes(b"PK")
     answer = threading.Event()
     monkeypatch.setattr(EuroSAT, "download", lambda self: answer.wait(60))
-    monkeypatch.setattr(module, "PATIENCE", 0.5)
+    monkeypatch.setattr(runtime, "PATIENCE", 0.5)
     started = time.monotonic()
     with pytest.raises(TimeoutError, match=r"did not answer for 0\.5 seconds"):
         load_tiles("eurosat")
@@ -379,7 +379,7 @@ def test_a_slow_network_is_waited_for(members, monkeypatch, tmp_path):
         extract_archive(str(Path(download_root) / "EuroSAT.zip"))
 
     monkeypatch.setattr("torchvision.datasets.eurosat.download_and_extract_archive", trickle)
-    monkeypatch.setattr(module, "PATIENCE", 0.5)
+    monkeypatch.setattr(runtime, "PATIENCE", 0.5)
     assert len(load_tiles("eurosat")) == 25
 
 

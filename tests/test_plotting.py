@@ -8,12 +8,14 @@ import torch
 from matplotlib.colors import to_hex
 from PIL import Image
 
-from vit_helpers import CLASSES, normalize, plotting, sincos_positions
+from vit_helpers import CLASSES, normalize, patch_evidence, plotting, predict, sincos_positions
 
 RANDOM = torch.Generator().manual_seed(0)
 IMAGES = torch.randint(0, 256, (6, 3, 16, 16), generator=RANDOM, dtype=torch.uint8)
 PROBABILITIES = torch.rand(6, 10, generator=RANDOM).softmax(dim=1)
 MATRIX = torch.tensor([[0.1, 0.9, 0.0], [0.5, 0.2, 0.3]])
+
+EXPLAINED = predict(torch.arange(64 * 64 * 3).reshape(3, 64, 64).to(torch.uint8), "synthetic")
 
 PICTURES = {
     "image_grid": lambda: plotting.image_grid(IMAGES, list("aabbcc"), columns=4, title="Tiles"),
@@ -21,6 +23,9 @@ PICTURES = {
     "heatmap": lambda: plotting.heatmap(MATRIX, "Tiles", xlabel="key", ylabel="query", numbers=".1f", unit="weight"),
     "cell_maps": lambda: plotting.cell_maps(torch.rand(5, 4, 4), list("abcde"), "Tiles", mark=(1, 2), unit="weight"),
     "attention_on_image": lambda: plotting.attention_on_image(IMAGES[0], torch.rand(2, 4, 4), (0, 3), "Tiles"),
+    "maps_on_images": lambda: plotting.maps_on_images(IMAGES[:2], {"flow": torch.rand(2, 4, 4), "for": torch.randn(2, 4, 4)},
+                                                      ["a", "b"], "Tiles", signed=("for",)),
+    "explained": lambda: plotting.explained([("one", EXPLAINED), ("two", EXPLAINED)], "Tiles"),
     "curves": lambda: plotting.curves({"training": [3, 2, 1], "test": [3, 2.5, 2]}, title="Tiles", ylabel="loss"),
     "bars": lambda: plotting.bars(["a", "b"], [0.25, 0.75], title="Tiles", xlabel="accuracy"),
     "predictions": lambda: plotting.predictions(IMAGES, PROBABILITIES, CLASSES, torch.zeros(6), title="Tiles"),
@@ -196,3 +201,34 @@ def test_a_logarithmic_axis_has_plain_numbers():
     labels = [label.get_text() for label in picture.axes[0].get_xticklabels(which="both") if label.get_text()]
     assert picture.axes[0].get_xscale() == "log" and {"100", "200", "500", "1,000", "20,000"} <= set(labels)
     assert not any("10^" in label for label in labels)
+
+
+def test_maps_lie_over_the_tile_as_cells():
+    maps = torch.zeros(1, 2, 4)
+    maps[0, 1, 2], maps[0, 0, 0] = 3.0, -1.5
+    image = torch.full((3, 16, 16), 200, dtype=torch.uint8)
+    picture = plotting.maps_on_images(image[None], {"flow": maps, "evidence": maps}, ["Forest"], "Tiles", signed=("evidence",))
+    tile, flow, evidence = picture.axes
+    assert tile.get_title() == "Forest" and (pixels(tile) == 200).all()
+    assert flow.get_title() == "flow\n-1.5 to 3"
+    assert (pixels(flow)[8:, 8:12] == 200).all() and (pixels(flow)[:8, :4] == 30).all()      # bright and dark
+    red, blue = pixels(evidence)[12, 9], pixels(evidence)[2, 2]
+    assert red[0] > red[2] and blue[2] > blue[0] and (pixels(evidence)[2, 14] == 200).all()   # for, against, nothing
+    assert [frame.get_xy() for frame in flow.patches] == [(7.5, 7.5)]
+    assert "Forest, flow: largest in row 1, column 2" in picture.alt
+
+
+def test_maps_of_one_value_are_drawn_without_a_warning():
+    maps = {"flat": torch.ones(1, 4, 4), "none": torch.zeros(1, 4, 4)}
+    assert plotting.maps_on_images(IMAGES[:1], maps, signed=("none",)).alt
+
+
+def test_explained_draws_the_evidence_for_the_class_it_names():
+    picture = plotting.explained([("mine.png", EXPLAINED)])
+    tile, cells, chart = picture.axes
+    top = EXPLAINED.probabilities.argmax().item()
+    assert tile.get_title() == "mine.png" and cells.get_title() == f"evidence for {CLASSES[top]}"
+    evidence = patch_evidence(EXPLAINED.model, normalize(EXPLAINED.image)[None])[0, :, top]
+    row, column = divmod(evidence.argmax().item(), 8)
+    assert [frame.get_xy() for frame in cells.patches] == [(8 * column - 0.5, 8 * row - 0.5)]
+    assert texts(chart)[0].startswith(CLASSES[top]) and str(EXPLAINED) in picture.alt

@@ -1,6 +1,8 @@
 """The shipped weights: they load without a network, their facts are complete, and they reach what the facts say."""
 
 import shlex
+import time
+import urllib.error
 from pathlib import Path
 
 import pytest
@@ -9,12 +11,14 @@ import torch
 import torchvision
 
 import vit_helpers.pretrained as module
+import vit_helpers.runtime as runtime
 from vit_helpers import (
     Tiles,
     VisionTransformer,
     evaluate,
     from_torchvision,
     load_pretrained,
+    load_published,
     load_weights,
     normalize,
     pretrained_facts,
@@ -255,3 +259,46 @@ def test_a_file_that_is_no_plain_state_dict_is_refused(tmp_path, content):
 def test_a_missing_file_is_a_missing_file(tmp_path):
     with pytest.raises(FileNotFoundError):
         load_weights(tiny(), tmp_path / "nowhere.pt")
+
+
+@pytest.fixture
+def tiny_published(monkeypatch, tmp_path):
+    """torchvision's vit_b_16 made small, so that `load_published` can be tested without 346 MB."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    sizes = {"image_size": 32, "patch_size": 16, "num_layers": 2, "num_heads": 2, "hidden_dim": 16, "mlp_dim": 32}
+    torch.manual_seed(0)
+    reference = torchvision.models.VisionTransformer(**sizes)
+    torch.nn.init.normal_(reference.heads.head.weight)
+    monkeypatch.setattr(torchvision.models, "get_model",
+                        lambda name, weights, image_size: torchvision.models.VisionTransformer(**{**sizes, "image_size": 32}))
+    return reference.eval()
+
+
+def test_published_weights_give_the_same_logits_in_our_class(monkeypatch, tiny_published):
+    kind = torchvision.models.ViT_B_16_Weights
+    monkeypatch.setattr(kind, "get_state_dict", lambda self, **options: tiny_published.state_dict())
+    model, names = load_published()
+    images = torch.randn(2, 3, 32, 32)
+    assert len(names) == 1000 and "military uniform" in names and not model.training
+    assert torch.allclose(model(images), tiny_published(images), atol=1e-5)
+
+
+def test_published_weights_without_a_network_are_an_error_in_a_sentence(monkeypatch, tiny_published):
+    def fail(self, **options):
+        raise urllib.error.URLError("Name or service not known")
+
+    kind = torchvision.models.ViT_B_16_Weights
+    monkeypatch.setattr(kind, "get_state_dict", fail)
+    with pytest.raises(OSError, match=r"weights of vit_b_16 could not be downloaded .*Name or service not known.*; try again"):
+        load_published()
+    monkeypatch.setattr(runtime, "PATIENCE", 0.3)
+    monkeypatch.setattr(kind, "get_state_dict", lambda self, **options: time.sleep(5))
+    started = time.monotonic()
+    with pytest.raises(OSError, match=r"the network did not answer for 0\.3 seconds"):
+        load_published()
+    assert time.monotonic() - started < 3
+
+
+def test_a_name_that_torchvision_does_not_have_is_refused_with_those_it_has():
+    with pytest.raises(ValueError, match="no ViT named 'vit_tiny'; choose 'vit_b_16', 'vit_b_32', 'vit_h_14', 'vit_l_16'"):
+        load_published("vit_tiny")

@@ -15,7 +15,7 @@ from .model import (
 )
 from .patches import patch_grid, patchify, unpatchify
 from .pictures import Prediction, load_picture, predict
-from .pretrained import from_torchvision, load_pretrained, measured, pretrained_facts, stage_differences
+from .pretrained import from_torchvision, load_pretrained, load_published, measured, pretrained_facts, stage_differences
 from .runtime import by_budget, has_fast_bf16, pick_device
 from .training import BEST, FINETUNE, GOOD, PLAIN, QUICK, RECIPES, History, Recipe, fit
 
@@ -53,6 +53,7 @@ __all__ = [
     "load_checkpoint",
     "load_picture",
     "load_pretrained",
+    "load_published",
     "load_tiles",
     "load_weights",
     "measured",

@@ -28,7 +28,7 @@ def load_checkpoint(path, model, optimizers=(), schedules=(), generator=None, hi
     useless = f"{path} is not a whole checkpoint of this course; delete it and train again"
     try:
         state = torch.load(path, weights_only=True, map_location="cpu")
-    except OSError:
+    except (FileNotFoundError, IsADirectoryError, PermissionError):
         raise
     except Exception as problem:                     # each kind of damage raises its own
         raise ValueError(useless) from problem
@@ -99,7 +99,7 @@ def load_weights(model, weights):
         where = str(weights)
         try:
             weights = torch.load(where, weights_only=True, map_location="cpu")
-        except OSError:
+        except (FileNotFoundError, IsADirectoryError, PermissionError):
             raise
         except Exception as problem:                 # each kind of damage raises its own
             raise ValueError(f"{where} is not a plain state dict that can be read safely; write one with "

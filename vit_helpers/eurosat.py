@@ -4,8 +4,6 @@ import hashlib
 import io
 import os
 import shutil
-import socket
-import threading
 import time
 import warnings
 import zipfile
@@ -14,13 +12,12 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from platformdirs import user_cache_dir
 
-from .runtime import Progress, written_whole
+from .runtime import Progress, patiently, written_whole
 
 CLASSES = ("AnnualCrop", "Forest", "HerbaceousVegetation", "Highway", "Industrial",
            "Pasture", "PermanentCrop", "Residential", "River", "SeaLake")
 COUNTS = (3000, 3000, 3000, 2500, 2500, 2000, 2500, 3000, 2500, 3000)     # tiles of each class
 SHAPE = (sum(COUNTS), 3, 64, 64)
-PATIENCE = 10                                                             # seconds without a byte from the network
 
 
 def cache_folder():
@@ -62,39 +59,24 @@ def _locate(root):
 
 
 def _download():
-    """The archive, through torchvision into the cache folder; a network silent for PATIENCE seconds is a no."""
+    """The archive, through torchvision into the cache folder; a network that is silent is a no."""
     from torchvision.datasets import EuroSAT  # here, so that importing the package stays quick
 
-    folder, problems = cache_folder() / "download", []
+    folder = cache_folder() / "download"
     folder.mkdir(parents=True, exist_ok=True)
     archive = folder / "eurosat" / "EuroSAT.zip"
 
-    def fetch():
-        try:
-            EuroSAT(str(folder), download=True)
-        except Exception as problem:                 # handed over to the thread that waits
-            problems.append(problem)
+    def size():
+        unpacking = (archive.parent / "2750").exists()           # then nothing is received, and much is done
+        return time.monotonic() if unpacking else archive.stat().st_size if archive.exists() else 0
 
-    # A thread, because looking up a host name obeys no time limit; the time limit of sockets covers all the rest.
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(PATIENCE)
-    thread, since = threading.Thread(target=fetch, daemon=True), time.monotonic()
-    received = size = archive.stat().st_size if archive.exists() else 0
-    thread.start()
     try:
-        while thread.is_alive():
-            thread.join(0.1)
-            if archive.exists():
-                size = archive.stat().st_size
-            if size != received or (archive.parent / "2750").exists():       # the last: it is being unpacked
-                received, since = size, time.monotonic()
-            if time.monotonic() - since > PATIENCE:
-                raise TimeoutError(f"the network did not answer for {PATIENCE} seconds")
-    finally:
-        socket.setdefaulttimeout(before)
-    if problems:
-        raise OSError(f"the download failed: {problems[0]}; try again later, or set EUROSAT_ROOT to a folder with "
-                      "EuroSAT.zip") from problems[0]
+        patiently(lambda: EuroSAT(str(folder), download=True), size)
+    except TimeoutError:
+        raise
+    except Exception as problem:
+        raise OSError(f"the download failed: {problem}; try again later, or set EUROSAT_ROOT to a folder with "
+                      "EuroSAT.zip") from problem
     return archive
 
 

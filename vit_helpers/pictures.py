@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
 
 from .data import CLASSES, normalize
 from .evaluation import familiarity
@@ -22,6 +21,8 @@ def load_picture(path, size=64):
     becomes white; of several frames the first is taken. Raises FileNotFoundError, and ValueError for a file that is
     empty, no image, damaged, or larger than 100 million pixels.
     """
+    from PIL import Image, ImageOps, UnidentifiedImageError  # here, so that importing the package stays quick
+
     path = Path(path)
     if path.is_dir():
         raise ValueError(f"{path} is a folder; name one image file in it")

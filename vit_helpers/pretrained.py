@@ -8,7 +8,7 @@ import torch
 
 from .checkpoints import load_weights
 from .model import VisionTransformer
-from .runtime import by_budget, eval_mode, written_whole
+from .runtime import by_budget, eval_mode, patiently, written_whole
 
 WEIGHTS = Path(__file__).parent / "weights"
 MEASURED = Path(__file__).parent / "measured.json"           # written by tests/benchmarks/
@@ -81,6 +81,36 @@ def from_torchvision(state_dict):
         raise ValueError("these entries have no place in a VisionTransformer, under torchvision's names: " + ", ".join(unknown)
                          + ("; timm's names need no renaming: pass the state dict as it is" if "cls_token" in unknown else ""))
     return renamed
+
+
+def load_published(name="vit_b_16"):
+    """A ViT that torchvision published, trained on ImageNet, in our own class and eval mode: (model, names of 1,000 classes).
+
+    name: "vit_b_16" (346 MB to download, once), "vit_b_32", "vit_l_16", "vit_l_32" or "vit_h_14". Downloads through
+    torchvision, into torch's own cache. Raises ValueError for other names, and OSError where there is no network: one that
+    is silent for ten seconds is a no.
+    """
+    from torchvision import models  # here, so that importing the package stays quick
+
+    known = [each for each in models.list_models(module=models) if each.startswith("vit_")]
+    if name not in known:
+        raise ValueError(f"torchvision has no ViT named {name!r}; choose {', '.join(map(repr, sorted(known)))}")
+    weights = models.get_model_weights(name).DEFAULT
+    folder = Path(torch.hub.get_dir(), "checkpoints")
+
+    def received():
+        return sum(path.stat().st_size for path in folder.glob("*")) if folder.exists() else 0
+
+    try:
+        state = patiently(lambda: weights.get_state_dict(progress=False, check_hash=True), received)
+    except Exception as problem:                     # urllib, http, ssl and torch.hub each raise their own
+        raise OSError(f"the weights of {name} could not be downloaded ({problem}); try again with a network") from problem
+    with torch.device("meta"):                       # its sizes without its numbers
+        shape = models.get_model(name, weights=None, image_size=weights.meta["min_size"][0])
+    model = VisionTransformer(shape.image_size, shape.patch_size, num_classes=shape.num_classes, embed_dim=shape.hidden_dim,
+                              depth=len(shape.encoder.layers), num_heads=shape.encoder.layers[0].num_heads,
+                              mlp_dim=shape.mlp_dim, dropout=0.0)
+    return load_weights(model, from_torchvision(state)).eval(), tuple(weights.meta["categories"])
 
 
 def _stages(model):

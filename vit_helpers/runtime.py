@@ -2,13 +2,17 @@
 
 import io
 import os
+import socket
 import sys
+import threading
+import time
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
+PATIENCE = 10                                # seconds without a byte from the network
 BUDGETS = ("smoke", "lesson", "full")
 
 
@@ -79,6 +83,39 @@ class Progress(tqdm):
             self.shown = text
             self.handle.update({"text/plain": text}, raw=True)
         return True
+
+
+def patiently(fetch, received):
+    """The result of `fetch()`, a download; TimeoutError when nothing arrives for PATIENCE seconds.
+
+    `received()` is a number that changes while data comes in, such as the size of a file. What `fetch` raises is raised.
+    """
+    outcome = {}
+
+    def work():
+        try:
+            outcome["result"] = fetch()
+        except BaseException as problem:             # handed over to the thread that waits
+            outcome["problem"] = problem
+
+    # A thread, because looking up a host name obeys no time limit; the time limit of sockets covers all the rest.
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(PATIENCE)
+    thread, since, last = threading.Thread(target=work, daemon=True), time.monotonic(), received()
+    thread.start()
+    try:
+        while thread.is_alive():
+            thread.join(0.1)
+            now = received()
+            if now != last:
+                last, since = now, time.monotonic()
+            if time.monotonic() - since > PATIENCE:
+                raise TimeoutError(f"the network did not answer for {PATIENCE} seconds")
+    finally:
+        socket.setdefaulttimeout(before)
+    if "problem" in outcome:
+        raise outcome["problem"]
+    return outcome["result"]
 
 
 @contextmanager

@@ -46,7 +46,7 @@ GOOD = Recipe(model={"positions": "sincos", "pool": "mean", "dropout": 0.0},
               augment=True, label_smoothing=0.1, keep_tokens=0.25, keep_until=0.8, bf16=True)
 QUICK = replace(GOOD, muon_learning_rate=0.02, learning_rate=4e-3, warmup=0.05)    # for less than two epochs
 BEST = replace(GOOD, cutmix=0.5, keep_until=0.6)                 # for long runs, which begin to learn tiles by heart
-FINETUNE = replace(GOOD, optimizer="adamw", learning_rate=1e-3, layer_decay=0.75, keep_until=0.0)      # for trained encoders
+FINETUNE = replace(GOOD, layer_decay=0.75, keep_until=0.0)       # for an encoder that is trained already
 RECIPES = {"plain": PLAIN, "quick": QUICK, "good": GOOD, "best": BEST}
 
 
