@@ -24,7 +24,7 @@ PICTURES = {
     "cell_maps": lambda: plotting.cell_maps(torch.rand(5, 4, 4), list("abcde"), "Tiles", mark=(1, 2), unit="weight"),
     "attention_on_image": lambda: plotting.attention_on_image(IMAGES[0], torch.rand(2, 4, 4), (0, 3), "Tiles"),
     "maps_on_images": lambda: plotting.maps_on_images(IMAGES[:2], {"flow": torch.rand(2, 4, 4), "for": torch.randn(2, 4, 4)},
-                                                      ["a", "b"], "Tiles", signed=("for",)),
+                                                      ["a", "b"], "Tiles"),
     "explained": lambda: plotting.explained([("one", EXPLAINED), ("two", EXPLAINED)], "Tiles"),
     "curves": lambda: plotting.curves({"training": [3, 2, 1], "test": [3, 2.5, 2]}, title="Tiles", ylabel="loss"),
     "bars": lambda: plotting.bars(["a", "b"], [0.25, 0.75], title="Tiles", xlabel="accuracy"),
@@ -207,27 +207,27 @@ def test_maps_lie_over_the_tile_as_cells():
     maps = torch.zeros(1, 2, 4)
     maps[0, 1, 2], maps[0, 0, 0] = 3.0, -1.5
     image = torch.full((3, 16, 16), 200, dtype=torch.uint8)
-    picture = plotting.maps_on_images(image[None], {"flow": maps, "evidence": maps}, ["Forest"], "Tiles", signed=("evidence",))
-    tile, flow, evidence = picture.axes
+    picture = plotting.maps_on_images(image[None], {"flow": maps}, ["Forest"], "Tiles")
+    tile, flow = picture.axes
     assert tile.get_title() == "Forest" and (pixels(tile) == 200).all()
     assert flow.get_title() == "flow\n-1.5 to 3"
-    assert (pixels(flow)[8:, 8:12] == 200).all() and (pixels(flow)[:8, :4] == 30).all()      # bright and dark
-    red, blue = pixels(evidence)[12, 9], pixels(evidence)[2, 2]
-    assert red[0] > red[2] and blue[2] > blue[0] and (pixels(evidence)[2, 14] == 200).all()   # for, against, nothing
+    largest, smallest, between = pixels(flow)[15, 11], pixels(flow)[0, 0], pixels(flow)[0, 15]       # yellow, blue, gray
+    assert largest[0] > between[0] > smallest[0] and largest[0] > largest[2] and smallest[2] > smallest[0]
+    assert (pixels(flow)[8:, 8:12] == largest).all() and (pixels(flow)[:8, :4] == smallest).all()
     assert [frame.get_xy() for frame in flow.patches] == [(7.5, 7.5)]
     assert "Forest, flow: largest in row 1, column 2" in picture.alt
 
 
 def test_maps_of_one_value_are_drawn_without_a_warning():
     maps = {"flat": torch.ones(1, 4, 4), "none": torch.zeros(1, 4, 4)}
-    assert plotting.maps_on_images(IMAGES[:1], maps, signed=("none",)).alt
+    assert plotting.maps_on_images(IMAGES[:1], maps).alt
 
 
 def test_explained_draws_the_evidence_for_the_class_it_names():
     picture = plotting.explained([("mine.png", EXPLAINED)])
     tile, cells, chart = picture.axes
     top = EXPLAINED.probabilities.argmax().item()
-    assert tile.get_title() == "mine.png" and cells.get_title() == f"evidence for {CLASSES[top]}"
+    assert tile.get_title() == "mine.png" and cells.get_title().startswith(f"evidence for {CLASSES[top]}\n")
     evidence = patch_evidence(EXPLAINED.model, normalize(EXPLAINED.image)[None])[0, :, top]
     row, column = divmod(evidence.argmax().item(), 8)
     assert [frame.get_xy() for frame in cells.patches] == [(8 * column - 0.5, 8 * row - 0.5)]

@@ -5,6 +5,7 @@ import re
 
 import numpy as np
 import torch
+from matplotlib import colormaps
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
@@ -128,15 +129,9 @@ def cell_maps(maps, labels, title="", mark=None, unit="", columns=4, limits=None
     return picture
 
 
-def _under_cells(pixels, values, signed=False):
-    """Pixels (H, W, 3) under cells (rows, columns): dark where values are low; signed: orange where above 0, blue below."""
-    rows, columns = values.shape
-    cells = np.kron(values, np.ones((pixels.shape[0] // rows, pixels.shape[1] // columns)))[..., None]
-    if not signed:
-        return (pixels * (0.15 + 0.85 * cells)).astype(np.uint8)
-    gray = pixels.mean(axis=2, keepdims=True)
-    color = np.where(cells > 0, np.array([230.0, 120, 0]), np.array([0.0, 80, 200]))
-    return (gray + 0.75 * np.abs(cells) * (color - gray)).astype(np.uint8)
+def _cells(pixels, values):
+    """Values (rows, columns), each repeated for the pixels (H, W, 3) of its patch: (H, W)."""
+    return np.kron(values, np.ones((pixels.shape[0] // values.shape[0], pixels.shape[1] // values.shape[1])))
 
 
 def _frame(axis, pixels, shape, cell, **style):
@@ -156,7 +151,8 @@ def attention_on_image(image, weights, query, title="", labels=None):
     picture, axes = _picture(title, f"{title}. A tile, and beside it {M} times the same tile with {rows} x {columns} cells "
                              "darkened where attention is low: " + ", ".join(labels), 1, M + 1, figsize=(1.9 * (M + 1), 2.5))
     for axis, values, label in zip(axes.flat, [None, *weights], ["tile", *labels], strict=True):
-        _show(axis, pixels if values is None else _under_cells(pixels, values / values.max()), label)
+        shade = 1 if values is None else _cells(pixels, values / values.max())[..., None]
+        _show(axis, (pixels * (0.15 + 0.85 * shade)).astype(np.uint8), label)
         _frame(axis, pixels, (rows, columns), query)
     return picture
 
@@ -165,11 +161,22 @@ def _peak(values):
     return tuple(int(i) for i in np.unravel_index(np.argmax(values), values.shape))
 
 
-def maps_on_images(images, maps, labels=None, title="", signed=(), unit=""):
+def _map_on_image(axis, pixels, values, label):
+    """One map (rows, columns) over its image, from its smallest value (blue) to its largest (yellow, framed)."""
+    values = np.asarray(torch.as_tensor(values).detach().cpu(), dtype=float)
+    low, high = values.min(), values.max()
+    colors = colormaps[MAP](_cells(pixels, (values - low) / max(high - low, 1e-12)))[..., :3] * 255      # (H, W, 3)
+    blended = 0.4 * pixels.mean(axis=2, keepdims=True) + 0.6 * colors        # the tile shines through in gray
+    _show(axis, blended.astype(np.uint8), f"{label}\n{low:.3g} to {high:.3g}")
+    peak = tuple(int(i) for i in np.unravel_index(np.argmax(values), values.shape))
+    _frame(axis, pixels, values.shape, peak)
+    return peak
+
+
+def maps_on_images(images, maps, labels=None, title=""):
     """Images (M, 3, H, W), one in each row, beside them each of `maps` {name: (M, rows, columns)} laid over them as cells.
 
-    Each map runs from its own smallest (dark) to its own largest value, which stand above it; those named in `signed` are
-    orange above 0 and blue below. The largest cell is framed.
+    Each map runs from its own smallest (blue) to its own largest value (yellow, framed); both stand above it.
     """
     labels, facts = labels or [""] * len(images), []
     picture, axes = _picture(title, "", len(images), 1 + len(maps), figsize=(1.75 * (1 + len(maps)), 1.95 * len(images) + 0.4))
@@ -177,12 +184,8 @@ def maps_on_images(images, maps, labels=None, title="", signed=(), unit=""):
         pixels = as_pixels(image)
         _show(axes[i, 0], pixels, labels[i])
         for axis, (name, values) in zip(axes[i, 1:], maps.items(), strict=True):
-            values = np.asarray(torch.as_tensor(values[i]).detach().cpu(), dtype=float)
-            low, high = values.min(), values.max()
-            scaled = values / max(np.abs(values).max(), 1e-12) if name in signed else (values - low) / max(high - low, 1e-12)
-            _show(axis, _under_cells(pixels, scaled, name in signed), f"{name}\n{low:.3g} to {high:.3g}{unit}")
-            _frame(axis, pixels, values.shape, _peak(values))
-            facts.append(f"{labels[i] or f'image {i}'}, {name}: largest in row {_peak(values)[0]}, column {_peak(values)[1]}")
+            peak = _map_on_image(axis, pixels, values[i], name)
+            facts.append(f"{labels[i] or f'image {i}'}, {name}: largest in row {peak[0]}, column {peak[1]}")
     picture.alt = f"{title}. Tiles with maps laid over them as cells. " + "; ".join(facts)
     return picture
 
@@ -190,18 +193,16 @@ def maps_on_images(images, maps, labels=None, title="", signed=(), unit=""):
 def explained(known, title=""):
     """For each (name, Prediction): the picture, its three most probable classes, and what each patch says about the first.
 
-    Evidence by patch, as `patch_evidence` gives it: orange speaks for the class, blue against; the largest is framed.
+    Evidence by patch, as `patch_evidence` gives it: yellow cells speak most for the class.
     """
-    title = title or "Orange cells speak for the class named first, blue ones against it"
+    title = title or "Yellow cells are where the model reads the class most clearly"
     picture, axes = _picture(title, "", len(known), 3, figsize=(7.5, 2.3 * len(known) + 0.4))
     facts = []
     for (tile, cells, chart), (name, found) in zip(axes, known, strict=True):
         pixels, index = as_pixels(found.image), found.probabilities.argmax().item()
-        evidence = patch_evidence(found.model, normalize(found.image)[None])[0, :, index].unflatten(0, found.model.grid).numpy()
+        evidence = patch_evidence(found.model, normalize(found.image)[None])[0, :, index].unflatten(0, found.model.grid)
         _show(tile, pixels, name if len(name) < 32 else name[:29] + "...")
-        scaled = evidence / max(np.abs(evidence).max(), 1e-12)
-        _show(cells, _under_cells(pixels, scaled, signed=True), f"evidence for {found.classes[index]}")
-        _frame(cells, pixels, evidence.shape, _peak(evidence))
+        _map_on_image(cells, pixels, evidence, f"evidence for {found.classes[index]}")
         _three_bars(chart, found.probabilities, found.classes, COLORS[0] if found.usual else COLORS[4])
         if not found.usual:
             chart.set_title("unlike the tiles it knows", fontsize=8)
