@@ -7,11 +7,12 @@ import sys
 
 import pytest
 import torch
+from PIL import Image
 
 import vit_helpers.__main__ as module
 import vit_helpers.pretrained
 import vit_helpers.training
-from vit_helpers import Tiles, load_pretrained
+from vit_helpers import Tiles, load_pretrained, load_tiles, predict
 from vit_helpers.synthetic import synthetic_tiles
 
 
@@ -145,7 +146,36 @@ def test_as_a_command_of_its_own(tmp_path):
     assert result.stderr.startswith("error: no EuroSAT tiles in") and "Traceback" not in result.stderr
 
 
-@pytest.mark.parametrize("words", [("--help",), ("train", "--help"), ("evaluate", "--help")])
+@pytest.mark.parametrize("words", [("--help",), ("train", "--help"), ("evaluate", "--help"), ("predict", "--help")])
 def test_help_is_printed(run, words):
     code, printed, _ = run(*words)
     assert code == 0 and printed.startswith("usage: python -m vit_helpers")
+
+
+def test_predict_answers_for_each_picture_and_goes_on_after_a_bad_one(run, monkeypatch, tmp_path):
+    monkeypatch.undo()                                       # the shipped weights
+    monkeypatch.setattr(sys, "argv", [])
+    tile = load_tiles("synthetic").images[3]
+    Image.fromarray(tile.permute(1, 2, 0).numpy()).save(tmp_path / "tile.png")
+    (tmp_path / "broken.png").write_bytes(b"")
+    Image.new("RGBA", (200, 90), "purple").save(tmp_path / "purple.png")
+    words = ("predict", tmp_path / "tile.png", tmp_path / "broken.png", tmp_path / "nowhere.png", tmp_path / "purple.png")
+    code, printed, complaints = run(*words, "--name", "synthetic", "--map", tmp_path / "out" / "map.png")
+    lines = printed.splitlines()
+    assert code == 2 and len(lines) == 3
+    assert lines[0] == f"{tmp_path / 'tile.png'}: {predict(tile, 'synthetic')}"
+    assert lines[1].startswith(f"{tmp_path / 'purple.png'}: ") and lines[2].endswith("map.png")
+    assert len(complaints.splitlines()) == 2 and "broken.png is empty (0 bytes)" in complaints and "nowhere.png" in complaints
+    assert "Traceback" not in complaints
+    drawn = Image.open(tmp_path / "out" / "map.png")
+    assert drawn.format == "PNG" and drawn.width > 600 and [p.name for p in (tmp_path / "out").iterdir()] == ["map.png"]
+    code, printed, _ = run("predict", tmp_path / "tile.png", "--name", "synthetic")
+    assert code == 0 and printed.splitlines() == lines[:1]
+
+
+def test_predict_without_any_picture_draws_nothing(run, monkeypatch, tmp_path):
+    monkeypatch.undo()
+    monkeypatch.setattr(sys, "argv", [])
+    (tmp_path / "broken.png").write_bytes(b"hello")
+    code, printed, complaints = run("predict", tmp_path / "broken.png", "--map", tmp_path / "map.png")
+    assert code == 2 and printed == "" and "is not an image" in complaints and not (tmp_path / "map.png").exists()

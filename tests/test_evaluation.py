@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from vit_helpers import Evaluation, Tiles, VisionTransformer, eight_views, evaluate, normalize
+from vit_helpers.evaluation import class_means, familiarity, pooled_features
 
 # Six images of three classes. True: 0 0 0 1 1 2. Predicted: 0 0 1 1 0 1. Class 2 is never predicted.
 PROBABILITIES = torch.tensor([[0.9, 0.05, 0.05], [0.8, 0.1, 0.1], [0.3, 0.6, 0.1],
@@ -118,3 +119,60 @@ def test_eight_views_make_the_answer_the_same_for_each_view(model, tiles):
 def test_a_number_of_views_that_is_not_there(model, tiles):
     with pytest.raises(ValueError, match=r"views=3 is unknown; choose 1 .* or 8"):
         evaluate(model, tiles, views=3)
+
+
+def sure(scale, n=2000, seed=0):
+    """An Evaluation whose probabilities are right on average at temperature `scale`."""
+    generator = torch.Generator().manual_seed(seed)
+    logits = 2 * torch.randn(n, 5, generator=generator)
+    labels = torch.multinomial(logits.softmax(dim=1), 1, generator=generator).flatten()      # drawn as the logits say
+    return Evaluation(logits * scale, labels, tuple("abcde"))
+
+
+@pytest.mark.parametrize("scale", [0.3, 1.0, 4.0])
+def test_the_best_temperature_undoes_a_scale(scale):
+    result = sure(scale)
+    temperature = result.best_temperature()
+    assert temperature == pytest.approx(scale, rel=0.1)
+    repaired = result.at_temperature(temperature)
+    for other in (0.9, 1.1):                                 # a minimum of the loss
+        assert repaired.loss < result.at_temperature(other * temperature).loss
+    assert torch.equal(repaired.predictions, result.predictions) and repaired.calibration_error() < 0.03
+    assert scale == 1 or result.calibration_error() > 0.1
+
+
+def test_a_temperature_that_is_none_is_refused():
+    for wrong in (0, -1, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="must be above 0"):
+            sure(1).at_temperature(wrong)
+
+
+def test_the_best_temperature_stays_finite_where_every_answer_is_right():
+    result = Evaluation(torch.eye(3), torch.arange(3), tuple("abc"))
+    assert 0.009 < result.best_temperature() < 0.1          # the smaller the better, down to where the loss is 0
+
+
+def test_the_calibration_error_by_hand():
+    confidence = torch.tensor([0.95, 0.95, 0.65, 0.65])
+    result = Evaluation(torch.stack([confidence, 1 - confidence], dim=1).log(), torch.tensor([0, 0, 0, 1]), ("a", "b"))
+    assert result.calibration_error(bins=10) == pytest.approx((2 * 0.05 + 2 * 0.15) / 4, abs=1e-6)
+
+
+def test_pooled_features_are_what_the_head_reads():
+    model = VisionTransformer(pool="mean", dropout=0.5, embed_dim=16, depth=1, mlp_dim=16)
+    torch.nn.init.normal_(model.head.weight)
+    tiles = Tiles(torch.randint(0, 256, (7, 3, 64, 64), dtype=torch.uint8), torch.zeros(7, dtype=torch.long))
+    features = pooled_features(model, tiles, batch_size=3)
+    assert features.shape == (7, 16) and model.training and not features.requires_grad
+    assert torch.allclose(model.head(features), evaluate(model, tiles).logits, atol=1e-4)
+    with pytest.raises(ValueError, match="the Tiles are empty"):
+        pooled_features(model, tiles.select(torch.arange(0)))
+
+
+def test_class_means_and_familiarity_by_hand():
+    features, labels = torch.tensor([[1.0, 0.0], [3.0, 0.0], [0.0, 5.0]]), torch.tensor([0, 0, 1])
+    means = class_means(features, labels, 2)
+    assert means.tolist() == [[2.0, 0.0], [0.0, 5.0]]
+    assert familiarity(torch.tensor([[3.0, 4.0], [-1.0, 0.0], [9.0, 0.0]]), means).tolist() == pytest.approx([0.8, 0.0, 1.0])
+    with pytest.raises(ValueError, match="class 2 has no features"):
+        class_means(features, labels, 3)

@@ -417,3 +417,30 @@ def test_a_share_of_the_tokens_goes_through_the_blocks(pool):
         chosen.append(tuple(where.nonzero()[:, 1].sort().values.tolist()))
     assert len(set(chosen)) > 1                                                      # another draw for each image
     assert model(images, keep_tokens=1e-9).shape == (5, 10)                          # at least one token
+
+
+@pytest.mark.parametrize("pool", ["mean", "cls"])
+def test_patches_can_be_chosen_by_number(pool):
+    torch.manual_seed(0)
+    model = VisionTransformer(16, 4, embed_dim=16, depth=2, num_heads=2, mlp_dim=16, pool=pool).eval()
+    torch.nn.init.normal_(model.head.weight)
+    images, everything = torch.randn(2, 3, 16, 16), torch.arange(16).expand(2, -1)
+    assert torch.allclose(model(images, keep_tokens=everything), model(images), atol=1e-5)
+    assert torch.allclose(model(images, keep_tokens=everything.flip(1)), model(images), atol=1e-5)       # order does not matter
+    few = torch.tensor([[3, 5], [0, 15]])
+    logits, changed = model(images, keep_tokens=few), images.clone()
+    changed[0, :, :4, :4] = 9.0                              # patch 0, which only the second image shows
+    assert torch.equal(model(changed, keep_tokens=few), logits)
+    changed[1, :, :4, :4] = 9.0
+    assert not torch.allclose(model(changed, keep_tokens=few)[1], logits[1])
+
+
+def test_the_forward_pass_is_made_of_its_parts():
+    model = VisionTransformer(16, 4, embed_dim=16, depth=2, num_heads=2, mlp_dim=16).eval()
+    images = torch.randn(2, 3, 16, 16)
+    x = model.embed(images)
+    assert x.shape == (2, 17, 16)
+    for block in model.blocks:
+        x = block(x)
+    assert torch.allclose(model.forward_head(model.norm(x)), model(images), atol=1e-6)
+    assert model.pooled(x).shape == (2, 16) and torch.equal(model.pooled(x), x[:, 0])

@@ -183,7 +183,7 @@ def mean_and_spread(values):
 def test_readme_states_what_the_benchmarks_measured():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     race, best = vit_helpers.measured("race"), vit_helpers.measured("best-eurosat")
-    assert best["recipe"] in readme and race["command"] in readme and f"finished seeds {race['seeds']}" in readme
+    assert best["recipe"] in readme and race["command"] in readme and f"training seeds {race['seeds']}" in readme
     wanted = []
     for runs in race["runs"].values():
         wanted.append(mean_and_spread([run["accuracy"] for run in runs]))

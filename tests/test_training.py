@@ -11,6 +11,7 @@ from torch import nn
 
 import vit_helpers.training as module
 from vit_helpers import (
+    FINETUNE,
     GOOD,
     PLAIN,
     History,
@@ -483,3 +484,31 @@ def test_training_on_a_gpu(tiles, tmp_path):
     load_checkpoint(tmp_path / "run.pt", on_cpu)
     assert result.logits.device.type == "cpu"
     torch.testing.assert_close(evaluate(on_cpu, tiles[1]).logits, result.logits, atol=1e-3, rtol=1e-3)
+
+
+def test_layer_decay_gives_each_layer_a_share_of_the_rate_above_it():
+    model = VisionTransformer(depth=2)
+    recipe = dataclasses.replace(GOOD, layer_decay=0.5)
+    names = {id(p): name for name, p in model.named_parameters()}
+    rates = {names[id(p)]: group["lr"] for optimizer in module.make_optimizers(model, recipe)
+             for group in optimizer.param_groups for p in group["params"]}
+    muon, adamw = recipe.muon_learning_rate, recipe.learning_rate
+    assert rates.keys() == set(names.values())
+    assert rates["head.weight"] == rates["norm.weight"] == adamw
+    assert rates["blocks.1.attn.qkv.weight"] == muon / 2 and rates["blocks.1.norm1.weight"] == adamw / 2
+    assert rates["blocks.0.mlp.fc1.weight"] == muon / 4 and rates["blocks.0.mlp.fc1.bias"] == adamw / 4
+    assert rates["patch_embed.proj.weight"] == rates["cls_token"] == rates["pos_embed"] == adamw / 8
+    for optimizer in module.make_optimizers(model, GOOD):
+        assert {group["lr"] for group in optimizer.param_groups} <= {GOOD.muon_learning_rate, GOOD.learning_rate}
+
+
+def test_frozen_parameters_stay_as_they_are(tiles):
+    tiles = tiles[0]
+    model = VisionTransformer(8, 4, embed_dim=16, depth=1, mlp_dim=16, num_heads=2).requires_grad_(False)
+    with pytest.raises(ValueError, match="every parameter of the model is frozen"):
+        fit(model, tiles, epochs=1)
+    model.head.requires_grad_(True)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    fit(model, tiles, epochs=1, recipe=FINETUNE)
+    changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed == {"head.weight", "head.bias"}

@@ -76,14 +76,15 @@ def interpolate_positions(positions, old_grid, new_grid):
     return torch.cat([positions[:, :prefix], image.flatten(2).transpose(1, 2)], dim=1)
 
 
-def keep_some(tokens, kept, prefix=0):
+def keep_some(tokens, share, prefix=0):
     """The tokens (B, N, D) of some patches only; the first `prefix` ones (CLS) always stay.
 
-    kept: a share (0 to 1), drawn at random for each image, at least one patch; or the numbers of the patches, int64 (B, n).
+    share: 0 to 1, drawn at random for each image, at least one patch; or the numbers of the patches to keep, int64 (B, n).
     """
     B, N, D = tokens.shape
-    if not torch.is_tensor(kept):
-        n = max(1, round((N - prefix) * kept))
+    kept = share
+    if not torch.is_tensor(share):
+        n = max(1, round((N - prefix) * share))
         kept = torch.rand(B, N - prefix).argsort(dim=1)[:, :n]                       # (B, n), without repetition
     kept = kept.to(tokens.device) + prefix
     kept = torch.cat([torch.arange(prefix, device=tokens.device).expand(B, -1), kept], dim=1)
