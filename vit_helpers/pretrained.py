@@ -104,7 +104,8 @@ def load_published(name="vit_b_16"):
         return sum(path.stat().st_size for path in folder.glob("*")) if folder.exists() else 0
 
     try:
-        with contextlib.redirect_stderr(io.StringIO()):          # torch.hub would name a folder of this machine there
+        quiet = io.StringIO()                        # torch.hub would name a folder of this machine
+        with contextlib.redirect_stdout(quiet), contextlib.redirect_stderr(quiet):
             state = patiently(lambda: weights.get_state_dict(progress=False, check_hash=True), received)
     except Exception as problem:                     # urllib, http, ssl and torch.hub each raise their own
         raise OSError(f"the weights of {name} could not be downloaded ({problem}); try again with a network") from problem
