@@ -26,7 +26,9 @@ def load_picture(path, size=64):
     path = Path(path)
     if path.is_dir():
         raise ValueError(f"{path} is a folder; name one image file in it")
-    if not path.stat().st_size:                              # raises FileNotFoundError for a missing file
+    if not path.exists():
+        raise FileNotFoundError(f"there is no file {path}; check the name and the folder")
+    if not path.stat().st_size:
         raise ValueError(f"{path} is empty (0 bytes); fetch or save the picture again")
     try:
         with warnings.catch_warnings():
