@@ -134,10 +134,10 @@ def _cells(pixels, values):
     return np.kron(values, np.ones((pixels.shape[0] // values.shape[0], pixels.shape[1] // values.shape[1])))
 
 
-def _frame(axis, pixels, shape, cell, **style):
+def _frame(axis, pixels, shape, cell):
     height, width = pixels.shape[0] // shape[0], pixels.shape[1] // shape[1]
     corner = (cell[1] * width - 0.5, cell[0] * height - 0.5)
-    axis.add_patch(Rectangle(corner, width, height, **{"fill": False, "edgecolor": "red", "linewidth": 1.5, **style}))
+    axis.add_patch(Rectangle(corner, width, height, fill=False, edgecolor="red", linewidth=1.5))
 
 
 def attention_on_image(image, weights, query, title="", labels=None):
