@@ -114,7 +114,7 @@ def main():
     command = commands.add_parser("predict", help=answer.__doc__)
     command.add_argument("image", nargs="+", metavar="IMAGE", help="an image file of any size; its middle square is taken")
     command.add_argument("--name", default="eurosat", choices=("eurosat", "synthetic"), help="which shipped weights")
-    command.add_argument("--map", metavar="OUT.png", help="write each picture with what speaks for and against its class")
+    command.add_argument("--map", metavar="OUT.png", help="write each picture with where the model reads its class")
     command.set_defaults(run=answer)
     args = parser.parse_args()
     try:
