@@ -201,7 +201,7 @@ def test_many_maps_are_never_held_at_once(monkeypatch):
     assert torch.allclose(flow[:5], attention_rollout(attention_maps(model, many[:5])), atol=1e-6)
 
 
-def test_a_thousand_tiles_stay_below_the_limit():
+def test_the_maps_of_a_thousand_tiles_are_over_the_limit():
     model = VisionTransformer()
     assert 1000 * module._bytes_of_maps(model) > module.LIMIT
 

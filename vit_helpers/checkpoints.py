@@ -9,6 +9,16 @@ import torch
 from .runtime import written_whole
 
 
+def _read(path, useless):
+    """What a file holds, tensors and plain values only; ValueError with the words `useless` where it is damaged or more."""
+    try:
+        return torch.load(path, weights_only=True, map_location="cpu")
+    except (FileNotFoundError, IsADirectoryError, PermissionError):
+        raise
+    except Exception as problem:                     # each kind of damage raises its own
+        raise ValueError(useless) from problem
+
+
 def save_checkpoint(path, model, optimizers=(), schedules=(), generator=None, history=None, settings=None):
     """Write all that a run needs to go on: weights, optimizers, schedules, random state, history. Never half a file."""
     state = {"model": model.state_dict(), "optimizers": [o.state_dict() for o in optimizers],
@@ -26,12 +36,7 @@ def load_checkpoint(path, model, optimizers=(), schedules=(), generator=None, hi
     is no checkpoint, for weights of another model, or for another run's settings; then nothing was changed.
     """
     useless = f"{path} is not a whole checkpoint of this course; delete it and train again"
-    try:
-        state = torch.load(path, weights_only=True, map_location="cpu")
-    except (FileNotFoundError, IsADirectoryError, PermissionError):
-        raise
-    except Exception as problem:                     # each kind of damage raises its own
-        raise ValueError(useless) from problem
+    state = _read(path, useless)
     weights = state.get("model") if isinstance(state, dict) else None
     if not isinstance(weights, dict) or not all(map(torch.is_tensor, weights.values())) or "settings" not in state:
         raise ValueError(useless)
@@ -64,12 +69,12 @@ def check_weights(model, weights, path):
     wrong += [f"{name} is {found[name]}, the model needs {wanted[name]}"
               for name in wanted.keys() & found.keys() if found[name] != wanted[name]]
     if wrong:
-        fitting = fitting_model(weights)
+        fitting = _fitting_model(weights)
         raise ValueError(f"the weights in {path} belong to another model: " + "; ".join(sorted(wrong))
                          + (f". They would fit {fitting}" if fitting else ""))
 
 
-def fitting_model(weights):
+def _fitting_model(weights):
     """The words that build a VisionTransformer for these weights, as far as they tell; "" where they are none of ours."""
     if "conv_proj.weight" in weights:
         return "this model under other names: pass from_torchvision(weights)"
@@ -97,13 +102,8 @@ def load_weights(model, weights):
     where = "the state dict"
     if isinstance(weights, (str, Path)):
         where = str(weights)
-        try:
-            weights = torch.load(where, weights_only=True, map_location="cpu")
-        except (FileNotFoundError, IsADirectoryError, PermissionError):
-            raise
-        except Exception as problem:                 # each kind of damage raises its own
-            raise ValueError(f"{where} is not a plain state dict that can be read safely; write one with "
-                             "torch.save(model.state_dict(), path)") from problem
+        weights = _read(where, f"{where} is not a plain state dict that can be read safely; write one with "
+                               "torch.save(model.state_dict(), path)")
     if not isinstance(weights, Mapping) or not weights or not all(map(torch.is_tensor, weights.values())):
         inside = ", ".join(map(repr, list(weights)[:5])) if isinstance(weights, Mapping) else type(weights).__name__
         raise ValueError(f"{where} is not a plain state dict of names and tensors but holds {inside or 'nothing'}; write "
