@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+import vit_helpers.recipes as recipes
 import vit_helpers.training as module
 from vit_helpers import (
     FINETUNE,
@@ -166,7 +167,7 @@ def test_the_plain_recipe_is_adam_and_nothing_else(tiles):
 
 def test_the_good_recipe_gives_muon_the_matrices_of_the_blocks():
     model = small_model(GOOD)
-    muon, adamw = module.make_optimizers(model, GOOD)
+    muon, adamw = recipes.make_optimizers(model, GOOD)
     assert isinstance(muon, torch.optim.Muon) and isinstance(adamw, torch.optim.AdamW)
     names = {id(p): name for name, p in model.named_parameters()}
     groups = [sorted(names[id(p)] for p in group["params"]) for group in (*muon.param_groups, *adamw.param_groups)]
@@ -180,7 +181,7 @@ def test_the_good_recipe_gives_muon_the_matrices_of_the_blocks():
 
 def test_the_learning_rate_warms_up_and_decays():
     steps = 200
-    good = [module.learning_rate_factor(GOOD, step, steps) for step in range(steps)]
+    good = [recipes.learning_rate_factor(GOOD, step, steps) for step in range(steps)]
     assert 0 < good[0] < 0.1 and max(good) == 1 and 0 < good[-1] < 0.02
     peak = good.index(1)
     assert peak + 1 == pytest.approx(GOOD.warmup * steps, abs=1)
@@ -188,9 +189,9 @@ def test_the_learning_rate_warms_up_and_decays():
     torch.testing.assert_close(rise, rise[:1].expand_as(rise), atol=1e-5, rtol=0)    # straight up, then straight down
     torch.testing.assert_close(fall, fall[:1].expand_as(fall), atol=1e-5, rtol=0)
     assert rise[0] > 0 > fall[0]
-    assert {module.learning_rate_factor(PLAIN, step, steps) for step in range(steps)} == {1}
-    assert module.learning_rate_factor(Recipe(warmup=0.5), 150, steps) == 1          # no decay: it stays up
-    assert all(0 < module.learning_rate_factor(GOOD, 0, n) <= 1 for n in (1, 2, 3))
+    assert {recipes.learning_rate_factor(PLAIN, step, steps) for step in range(steps)} == {1}
+    assert recipes.learning_rate_factor(Recipe(warmup=0.5), 150, steps) == 1          # no decay: it stays up
+    assert all(0 < recipes.learning_rate_factor(GOOD, 0, n) <= 1 for n in (1, 2, 3))
 
 
 def test_bf16_is_used_only_where_it_is_fast(tiles, monkeypatch):
@@ -490,7 +491,7 @@ def test_layer_decay_gives_each_layer_a_share_of_the_rate_above_it():
     model = VisionTransformer(depth=2)
     recipe = dataclasses.replace(GOOD, layer_decay=0.5)
     names = {id(p): name for name, p in model.named_parameters()}
-    rates = {names[id(p)]: group["lr"] for optimizer in module.make_optimizers(model, recipe)
+    rates = {names[id(p)]: group["lr"] for optimizer in recipes.make_optimizers(model, recipe)
              for group in optimizer.param_groups for p in group["params"]}
     muon, adamw = recipe.muon_learning_rate, recipe.learning_rate
     assert rates.keys() == set(names.values())
@@ -498,7 +499,7 @@ def test_layer_decay_gives_each_layer_a_share_of_the_rate_above_it():
     assert rates["blocks.1.attn.qkv.weight"] == muon / 2 and rates["blocks.1.norm1.weight"] == adamw / 2
     assert rates["blocks.0.mlp.fc1.weight"] == muon / 4 and rates["blocks.0.mlp.fc1.bias"] == adamw / 4
     assert rates["patch_embed.proj.weight"] == rates["cls_token"] == rates["pos_embed"] == adamw / 8
-    for optimizer in module.make_optimizers(model, GOOD):
+    for optimizer in recipes.make_optimizers(model, GOOD):
         assert {group["lr"] for group in optimizer.param_groups} <= {GOOD.muon_learning_rate, GOOD.learning_rate}
 
 

@@ -16,8 +16,9 @@ from .model import (
 from .patches import patch_grid, patchify, unpatchify
 from .pictures import Prediction, load_picture, predict
 from .pretrained import from_torchvision, load_pretrained, load_published, measured, pretrained_facts, stage_differences
+from .recipes import BEST, FINETUNE, GOOD, PLAIN, QUICK, RECIPES, Recipe
 from .runtime import by_budget, has_fast_bf16, pick_device
-from .training import BEST, FINETUNE, GOOD, PLAIN, QUICK, RECIPES, History, Recipe, fit
+from .training import History, fit, learn
 
 __all__ = [
     "BEST",
@@ -50,6 +51,7 @@ __all__ = [
     "gradient_rollout",
     "has_fast_bf16",
     "interpolate_positions",
+    "learn",
     "load_checkpoint",
     "load_picture",
     "load_pretrained",

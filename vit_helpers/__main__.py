@@ -98,7 +98,7 @@ def main():
     commands = parser.add_subparsers(required=True)
     command = commands.add_parser("train", help=train.__doc__)
     command.add_argument("--source", default="eurosat", choices=("eurosat", "synthetic"), help="tiles to train on")
-    command.add_argument("--recipe", default="good", choices=RECIPES, help="see vit_helpers/training.py")
+    command.add_argument("--recipe", default="good", choices=RECIPES, help="see vit_helpers/recipes.py")
     command.add_argument("--epochs", type=int, default=5)
     command.add_argument("--seed", type=int, default=0, help="of the first weights, the order and the augmentation")
     command.add_argument("--split-seed", type=int, default=0, help="of the split into training and test tiles")

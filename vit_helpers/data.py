@@ -4,9 +4,11 @@ import os
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from . import eurosat
 from .eurosat import CLASSES
+from .patches import pair
 from .runtime import by_budget
 from .synthetic import synthetic_tiles
 
@@ -55,6 +57,11 @@ class Tiles(torch.utils.data.Dataset):
         """The tiles at `index` (int64 (M,)), as new Tiles."""
         index = torch.as_tensor(index, device=self.labels.device)
         return Tiles(self.images.index_select(0, index), self.labels[index], self.classes, self.source)
+
+    def resized(self, size):
+        """The same tiles with `size` pixels, one number or (height, width), smoothed where they shrink."""
+        parts = [F.interpolate(part, pair(size), mode="bilinear", antialias=True) for part in self.images.split(1024)]
+        return Tiles(torch.cat(parts), self.labels, self.classes, self.source)
 
     def to(self, device):
         """The same tiles on another device."""

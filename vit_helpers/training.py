@@ -1,10 +1,9 @@
-"""Training: the named recipes, the loop `fit` and its History."""
+"""Training: the loop `fit` for classifiers with its History, and the loop `learn` for everything else."""
 
 import inspect
 import math
 import warnings
-from dataclasses import asdict, dataclass, field, replace
-from functools import partial
+from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
 from time import perf_counter
@@ -15,83 +14,8 @@ import torch.nn.functional as F
 from .checkpoints import load_checkpoint, save_checkpoint
 from .data import batches, cutmix
 from .evaluation import check_classes, evaluate
+from .recipes import GOOD, make_optimizers, make_schedules
 from .runtime import Progress, has_fast_bf16, pick_device
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """Everything that `fit` can vary; `model` holds the arguments of VisionTransformer that go with it."""
-
-    model: dict = field(default_factory=dict)
-    optimizer: str = "adam"              # "sgd", "adam", "adamw" or "muon": Muon for the blocks' matrices, AdamW for the rest
-    learning_rate: float = 1e-3          # of SGD, Adam or AdamW
-    weight_decay: float = 0.0            # of the same, matrices only
-    muon_learning_rate: float = 2e-2
-    muon_weight_decay: float = 0.1       # pulls matrices back, so that steps of one size keep turning them
-    batch_size: int = 64
-    warmup: float = 0.0                  # share of all steps in which the learning rate rises from zero
-    decay: bool = False                  # after that: linearly down to zero at the last step; else constant
-    augment: bool = False                # each tile in one of its eight flips and transposes
-    label_smoothing: float = 0.0
-    cutmix: float = 0.0                  # share of the batches, in the first 90 % of the steps, with parts of other tiles
-    keep_tokens: float = 1.0             # share of each image's patches that is used, at random, in the first steps ...
-    keep_until: float = 0.0              # ... up to this share of all steps; after that all of them
-    layer_decay: float = 1.0             # each layer below the head learns at this share of the rate of the one above it
-    bf16: bool = False                   # mixed precision, where the device computes faster in bfloat16
-
-
-PLAIN = Recipe()
-GOOD = Recipe(model={"positions": "sincos", "pool": "mean", "dropout": 0.0},
-              optimizer="muon", muon_learning_rate=0.012, learning_rate=2e-3, weight_decay=0.01, warmup=0.1, decay=True,
-              augment=True, label_smoothing=0.1, keep_tokens=0.25, keep_until=0.8, bf16=True)
-QUICK = replace(GOOD, muon_learning_rate=0.02, learning_rate=4e-3, warmup=0.05)    # for less than two epochs
-BEST = replace(GOOD, cutmix=0.5, keep_until=0.6)                 # for long runs, which begin to learn tiles by heart
-FINETUNE = replace(GOOD, layer_decay=0.75, keep_until=0.0)       # for an encoder that is trained already
-RECIPES = {"plain": PLAIN, "quick": QUICK, "good": GOOD, "best": BEST}
-
-
-OPTIMIZERS = {"sgd": partial(torch.optim.SGD, momentum=0.9, nesterov=True), "adam": torch.optim.Adam,
-              "adamw": torch.optim.AdamW, "muon": torch.optim.AdamW}
-
-
-def make_optimizers(model, recipe):
-    """The optimizers of a recipe as a list of one, or of two: [Muon, AdamW]. Raises ValueError for unknown names."""
-    if recipe.optimizer not in OPTIMIZERS:
-        raise ValueError(f"optimizer={recipe.optimizer!r} is unknown; choose {', '.join(map(repr, OPTIMIZERS))}")
-    muon, rest = {}, {}                              # parameters, by what they have in common
-    for name, p in model.named_parameters():
-        if p.requires_grad:
-            share = recipe.layer_decay ** _layers_above(name, model)
-            if recipe.optimizer == "muon" and "blocks." in name and p.ndim == 2:
-                muon.setdefault(share, []).append(p)
-            else:
-                rest.setdefault((p.ndim >= 2, share), []).append(p)
-    if not muon and not rest:
-        raise ValueError("every parameter of the model is frozen; call requires_grad_(True) on those that are to learn")
-    optimizers = []
-    if muon:
-        groups = [{"params": p, "lr": share * recipe.muon_learning_rate} for share, p in muon.items()]
-        optimizers.append(torch.optim.Muon(groups, weight_decay=recipe.muon_weight_decay))
-    if rest:
-        groups = [{"params": p, "lr": share * recipe.learning_rate, "weight_decay": recipe.weight_decay * matrix}
-                  for (matrix, share), p in rest.items()]
-        optimizers.append(OPTIMIZERS[recipe.optimizer](groups, lr=recipe.learning_rate))
-    return optimizers
-
-
-def _layers_above(name, model):
-    """How many layers stand between a parameter and the logits: 0 for the head, depth + 1 for the patch embedding."""
-    blocks = len(getattr(model, "blocks", ()))
-    if name.startswith("blocks."):
-        return blocks - int(name.split(".")[1])
-    return blocks + 1 if name.startswith(("patch_embed", "cls_token", "pos_embed")) else 0
-
-
-def learning_rate_factor(recipe, step, steps):
-    """What the learning rate is multiplied by at `step` (0 ... steps - 1): warm-up, then linear decay or constant."""
-    warmup = recipe.warmup * steps
-    rising = min(1.0, (step + 1) / warmup) if step < warmup else 1.0
-    return min(rising, (steps - step) / max(1.0, steps - warmup)) if recipe.decay else rising
 
 
 @dataclass
@@ -141,8 +65,7 @@ def fit(model, train, test=None, *, epochs, recipe=GOOD, seed=0, device=None, ch
     steps = math.ceil(len(train) / recipe.batch_size)            # of a whole epoch
     total = max(1, round(epochs * steps))
     optimizers = make_optimizers(model, recipe)
-    schedules = [torch.optim.lr_scheduler.LambdaLR(o, lambda step: learning_rate_factor(recipe, step, total))
-                 for o in optimizers]
+    schedules = make_schedules(optimizers, recipe, total)
     generator, history = torch.Generator().manual_seed(seed), History()
     run = dict(model=model, optimizers=optimizers, schedules=schedules, generator=generator, history=history,
                settings={**asdict(recipe), "epochs": epochs, "tiles": len(train), "seed": seed})
@@ -201,12 +124,7 @@ def _one_epoch(model, train, recipe, optimizers, schedules, generator, history, 
         loss = own * F.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
         if own < 1:                                  # the rest of each picture is its partner's
             loss += (1 - own) * F.cross_entropy(logits, labels.flip(0), label_smoothing=recipe.label_smoothing)
-        for optimizer in optimizers:
-            optimizer.zero_grad()
-        loss.backward()
-        for optimizer, schedule in zip(optimizers, schedules, strict=True):
-            optimizer.step()
-            schedule.step()
+        _step(loss, optimizers, schedules)
         window.append(torch.stack([loss.detach().float(), (logits.argmax(dim=1) == labels).sum()]))
         # Reading a number from a GPU makes it wait, so numbers are read ten at a time.
         if len(window) == 10 or len(losses) + len(window) == steps:
@@ -225,8 +143,55 @@ def _one_epoch(model, train, recipe, optimizers, schedules, generator, history, 
     return losses, hits / seen, perf_counter() - started
 
 
-def _diverged(what):
-    return FloatingPointError(f"{what}; training stopped, the model is back at its last good epoch. "
+def learn(model, loss_of, *, steps, recipe=GOOD, seed=0, device=None):
+    """Train any model in place for `steps` steps of `loss_of(model, generator) -> scalar loss`; returns the losses, a list.
+
+    For the heads of lessons 13 to 16, whose batches are made on the fly: `loss_of` makes one, with the generator (a CPU
+    torch.Generator, seeded with `seed`) for all its draws, on the device of the model. Optimizers, learning rates, schedule and
+    precision are the recipe's; what it says about tiles (batches, augmentation, smoothing) is left to `loss_of`.
+    Ctrl-C ends training early. Raises ValueError for settings that cannot work, FloatingPointError when the loss is not finite.
+    """
+    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
+        raise ValueError(f"steps={steps!r} must be a whole number of at least 1, such as 500")
+    device = pick_device(device)
+    model.to(device).train()
+    optimizers = make_optimizers(model, recipe)
+    schedules = make_schedules(optimizers, recipe, steps)
+    generator, losses, window = torch.Generator().manual_seed(seed), [], []
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        bar = Progress(total=steps, unit=" steps")
+        try:
+            for step in range(1, steps + 1):
+                with torch.autocast(device.type, torch.bfloat16, recipe.bf16 and has_fast_bf16(device)):
+                    loss = loss_of(model, generator)
+                _step(loss, optimizers, schedules)
+                window.append(loss.detach().float())
+                if len(window) == 10 or step == steps:           # see _one_epoch
+                    losses += torch.stack(window).tolist()
+                    window.clear()
+                    if not math.isfinite(sum(losses[-10:])):
+                        raise _diverged(f"the loss is not finite at step {step} of {steps}", "build the model anew")
+                    bar.update(step - bar.n)
+                    bar.set_postfix_str(f"loss {sum(losses[-50:]) / len(losses[-50:]):.3f}", refresh=False)
+        except KeyboardInterrupt:
+            print(f"interrupted after {len(losses)} of {steps} steps; the model so far is usable")
+        finally:
+            bar.close()
+    return losses
+
+
+def _step(loss, optimizers, schedules):
+    for optimizer in optimizers:
+        optimizer.zero_grad()
+    loss.backward()
+    for optimizer, schedule in zip(optimizers, schedules, strict=True):
+        optimizer.step()
+        schedule.step()
+
+
+def _diverged(what, now="the model is back at its last good epoch"):
+    return FloatingPointError(f"{what}; training stopped, {now}. "
                               "Try a tenth of the learning rate, and look for broken values in the images")
 
 

@@ -31,8 +31,8 @@ import torch.nn.functional as F
 from record import machine, peak_memory, record
 
 from vit_helpers import CLASSES, GOOD, Tiles, VisionTransformer, batches, eurosat, fit, has_fast_bf16, load_tiles, pick_device
+from vit_helpers.recipes import make_optimizers
 from vit_helpers.synthetic import synthetic_tiles
-from vit_helpers.training import make_optimizers
 
 GEOMETRY = dict(img_size=64, patch_size=8, num_classes=10, embed_dim=128, depth=4, num_heads=4, mlp_dim=256)
 FACTORS = {"patch size": (16, 8, 4), "image size": (64, 96, 128), "width": (64, 128, 192, 256), "depth": (2, 4, 8),

@@ -1,0 +1,37 @@
+"""The trained heads that the course ships, with the facts about how they were made."""
+
+import json
+from pathlib import Path
+
+import torch
+
+from ..checkpoints import load_weights
+from ..model import VisionTransformer
+from ..pretrained import WEIGHTS
+from ..runtime import written_whole
+from .flow import DiffusionTransformer
+from .masked import MaskedAutoencoder
+
+FOLDER = WEIGHTS / "heads"
+HEADS = {"generator": DiffusionTransformer, "masked": MaskedAutoencoder}
+
+
+def load_head(name, folder=FOLDER):
+    """A trained head around its encoder, in eval mode, on the CPU, and the facts about it: (model, dict). Needs no network.
+
+    name: "generator", a DiffusionTransformer for 32x32 tiles of EuroSAT's ten classes, or "masked", a MaskedAutoencoder for
+    64x64 tiles. Raises ValueError for any other name.
+    """
+    if name not in HEADS:
+        raise ValueError(f"no shipped head is named {name!r}; choose {' or '.join(map(repr, HEADS))}")
+    facts = json.loads((Path(folder) / f"{name}.json").read_text())
+    model = HEADS[name](VisionTransformer(**facts["model"]))
+    return load_weights(model, Path(folder) / f"{name}.pt").eval(), facts
+
+
+def save_head(name, model, facts, folder=FOLDER):
+    """Write a head's weights, in half precision to halve the file, and the facts about it, as `name`.pt and `name`.json."""
+    with written_whole(Path(folder) / f"{name}.pt") as temporary:
+        torch.save({key: value.half().cpu() for key, value in model.state_dict().items()}, temporary)
+    with written_whole(Path(folder) / f"{name}.json") as temporary:
+        temporary.write_text(json.dumps({"name": name, "model": model.encoder.config, **facts}, indent=2) + "\n")

@@ -1,0 +1,46 @@
+"""What all pictures share: the figure that shows itself with alt text, its colors, an image on an axis."""
+
+import io
+import re
+
+import torch
+from matplotlib.figure import Figure
+
+MAP = "cividis"                              # readable for every kind of color vision, and in gray
+COLORS = ("#00418d", "#d97b00", "#2a8f6d", "#a3297b", "#6b6b6b")
+STYLES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))      # never color alone
+
+
+class Picture(Figure):
+    """A Matplotlib figure that a notebook shows once, as PNG, with `alt` as the text for who cannot see it."""
+
+    alt = ""
+
+    def _repr_mimebundle_(self, include=None, exclude=None):
+        file = io.BytesIO()
+        self.savefig(file, format="png", dpi=100)
+        return {"image/png": file.getvalue(), "text/plain": self.alt}, {"image/png": {"alt": self.alt}}
+
+
+def new_picture(title, alt, rows=1, columns=1, **size):
+    picture = Picture(layout="constrained", **size)
+    picture.alt = alt
+    axes = picture.subplots(rows, columns, squeeze=False)
+    if title:
+        picture.suptitle(title, fontsize=11)
+    return picture, axes
+
+
+def as_pixels(image):
+    """An image (3, H, W), uint8 or normalized to -1..1, as uint8 (H, W, 3) for imshow."""
+    image = torch.as_tensor(image)
+    if image.is_floating_point():
+        image = ((image.detach() * 0.5 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
+    return image.cpu().permute(1, 2, 0).numpy()
+
+
+def show(axis, pixels, label="", **options):
+    axis.imshow(pixels, interpolation="nearest", **options)
+    axis.set(xticks=[], yticks=[])
+    if label:
+        axis.set_title(re.sub("(?<=[a-z])(?=[A-Z])", "\n", label), fontsize=8)       # HerbaceousVegetation in two lines

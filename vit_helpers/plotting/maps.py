@@ -1,0 +1,113 @@
+"""Maps over patches: attention, evidence, similarity."""
+
+import numpy as np
+import torch
+from matplotlib import colormaps
+from matplotlib.patches import Rectangle
+
+from ..attention import patch_evidence
+from ..data import normalize
+from .base import COLORS, MAP, as_pixels, new_picture, show
+from .tiles import three_bars
+
+
+def cell_maps(maps, labels, title="", mark=None, unit="", columns=4, limits=None):
+    """Several (rows, columns) maps as cells on one shared scale; `mark` is a (row, column) to frame, or one for each."""
+    maps = np.asarray(torch.as_tensor(maps).detach().cpu())
+    low, high = limits or (float(maps.min()), float(maps.max()))
+    columns, rows = min(columns, len(maps)), -(-len(maps) // min(columns, len(maps)))
+    picture, axes = new_picture(title, f"{title}. {len(maps)} maps of {maps.shape[1]} x {maps.shape[2]} cells, {unit} "
+                             f"from {low:.3g} to {high:.3g}: " + ", ".join(labels), rows, columns,
+                             figsize=(columns * 2.0 + 0.9, rows * 2.2 + 0.4))
+    for axis in axes.flat[len(maps):]:
+        axis.axis("off")
+    marks = [mark] * len(maps) if np.ndim(mark) < 2 else mark
+    for axis, values, label, here in zip(axes.flat, maps, labels, marks, strict=False):
+        show(axis, values, label, cmap=MAP, vmin=low, vmax=high)
+        if here is not None:
+            axis.add_patch(Rectangle((here[1] - 0.5, here[0] - 0.5), 1, 1, fill=False, color="red", linewidth=2))
+    picture.colorbar(axes.flat[0].images[0], ax=axes, label=unit, shrink=0.8)
+    return picture
+
+
+def _cells(pixels, values):
+    """Values (rows, columns), each repeated for the pixels (H, W, 3) of its patch: (H, W)."""
+    return np.kron(values, np.ones((pixels.shape[0] // values.shape[0], pixels.shape[1] // values.shape[1])))
+
+
+def _frame(axis, pixels, shape, cell):
+    height, width = pixels.shape[0] // shape[0], pixels.shape[1] // shape[1]
+    corner = (cell[1] * width - 0.5, cell[0] * height - 0.5)
+    axis.add_patch(Rectangle(corner, width, height, fill=False, edgecolor="red", linewidth=1.5))
+
+
+def attention_on_image(image, weights, query, title="", labels=None):
+    """An image (3, H, W) beside it seen through attention (M, rows, columns): cells dark where little is taken from.
+
+    `query` is the (row, column) of the patch that asks; it is framed. Each map is scaled to its own largest weight.
+    """
+    pixels, weights = as_pixels(image), np.asarray(torch.as_tensor(weights).detach().cpu())
+    labels = labels or [f"head {h}" for h in range(len(weights))]
+    M, rows, columns = weights.shape
+    picture, axes = new_picture(title, f"{title}. A tile, and beside it {M} times the same tile with {rows} x {columns} cells "
+                             "darkened where attention is low: " + ", ".join(labels), 1, M + 1, figsize=(1.9 * (M + 1), 2.5))
+    for axis, values, label in zip(axes.flat, [None, *weights], ["tile", *labels], strict=True):
+        shade = 1 if values is None else _cells(pixels, values / values.max())[..., None]
+        show(axis, (pixels * (0.15 + 0.85 * shade)).astype(np.uint8), label)
+        _frame(axis, pixels, (rows, columns), query)
+    return picture
+
+
+def _peak(values):
+    return tuple(int(i) for i in np.unravel_index(np.argmax(values), values.shape))
+
+
+def _map_on_image(axis, pixels, values, label):
+    """One map (rows, columns) over its image, from its smallest value (blue) to its largest (yellow, framed)."""
+    values = np.asarray(torch.as_tensor(values).detach().cpu(), dtype=float)
+    low, high = values.min(), values.max()
+    colors = colormaps[MAP](_cells(pixels, (values - low) / max(high - low, 1e-12)))[..., :3] * 255      # (H, W, 3)
+    blended = 0.4 * pixels.mean(axis=2, keepdims=True) + 0.6 * colors        # the tile shines through in gray
+    show(axis, blended.astype(np.uint8), f"{label}\n{low:.3g} to {high:.3g}")
+    peak = tuple(int(i) for i in np.unravel_index(np.argmax(values), values.shape))
+    _frame(axis, pixels, values.shape, peak)
+    return peak
+
+
+def maps_on_images(images, maps, labels=None, title=""):
+    """Images (M, 3, H, W), one in each row, beside them each of `maps` {name: (M, rows, columns)} laid over them as cells.
+
+    Each map runs from its own smallest (blue) to its own largest value (yellow, framed); both stand above it.
+    """
+    labels, facts = labels or [""] * len(images), []
+    size = (1.75 * (1 + len(maps)), 1.95 * len(images) + 0.4)
+    picture, axes = new_picture(title, "", len(images), 1 + len(maps), figsize=size)
+    for i, image in enumerate(images):
+        pixels = as_pixels(image)
+        show(axes[i, 0], pixels, labels[i])
+        for axis, (name, values) in zip(axes[i, 1:], maps.items(), strict=True):
+            peak = _map_on_image(axis, pixels, values[i], name)
+            facts.append(f"{labels[i] or f'image {i}'}, {name}: largest in row {peak[0]}, column {peak[1]}")
+    picture.alt = f"{title}. Tiles with maps laid over them as cells. " + "; ".join(facts)
+    return picture
+
+
+def explained(known, title=""):
+    """For each (name, Prediction): the picture, its three most probable classes, and what each patch says about the first.
+
+    Evidence by patch, as `patch_evidence` gives it: yellow cells speak most for the class.
+    """
+    title = title or "Yellow cells are where the model reads the class most clearly"
+    picture, axes = new_picture(title, "", len(known), 3, figsize=(7.5, 2.3 * len(known) + 0.4))
+    facts = []
+    for (tile, cells, chart), (name, found) in zip(axes, known, strict=True):
+        pixels, index = as_pixels(found.image), found.probabilities.argmax().item()
+        evidence = patch_evidence(found.model, normalize(found.image)[None])[0, :, index].unflatten(0, found.model.grid)
+        show(tile, pixels, name if len(name) < 32 else name[:29] + "...")
+        _map_on_image(cells, pixels, evidence, f"evidence for {found.classes[index]}")
+        three_bars(chart, found.probabilities, found.classes, COLORS[0] if found.usual else COLORS[4])
+        if not found.usual:
+            chart.set_title("unlike the tiles it knows", fontsize=8)
+        facts.append(f"{name}: {found}")
+    picture.alt = f"{title}. " + "; ".join(facts)
+    return picture
