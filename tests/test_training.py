@@ -513,3 +513,83 @@ def test_frozen_parameters_stay_as_they_are(tiles):
     fit(model, tiles, epochs=1, recipe=FINETUNE)
     changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
     assert changed == {"head.weight", "head.bias"}
+
+
+class Line(torch.nn.Module):
+    """y = w x + b, for a loss of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.w, self.b = torch.nn.Parameter(torch.zeros(1)), torch.nn.Parameter(torch.zeros(1))
+
+
+def distance_from_a_line(model, generator):
+    x = torch.randn(16, generator=generator)
+    return (model.w * x + model.b - (2 * x - 1)).square().mean()
+
+
+def test_learn_equals_a_loop_by_hand():
+    model, other = Line(), Line()
+    losses = module.learn(model, distance_from_a_line, steps=25, recipe=Recipe(learning_rate=0.05), seed=3)
+    optimizer, random, by_hand = torch.optim.Adam(other.parameters(), 0.05), torch.Generator().manual_seed(3), []
+    for _ in range(25):
+        loss = distance_from_a_line(other, random)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        by_hand.append(loss.item())
+    assert losses == pytest.approx(by_hand) and torch.equal(model.w, other.w) and torch.equal(model.b, other.b)
+
+
+def test_learn_follows_the_schedule_and_learns():
+    model = Line()
+    losses = module.learn(model, distance_from_a_line, steps=300, recipe=dataclasses.replace(GOOD, learning_rate=0.1))
+    assert len(losses) == 300 and losses[-1] < 1e-3
+    assert model.w.item() == pytest.approx(2, abs=0.05) and model.b.item() == pytest.approx(-1, abs=0.05)
+
+
+def test_learn_is_repeatable_and_leaves_the_other_draws_alone():
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    runs = [module.learn(Line(), distance_from_a_line, steps=5, recipe=PLAIN, seed=seed) for seed in (1, 1, 2)]
+    assert runs[0] == runs[1] != runs[2] and torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("steps", [0, -3, 1.5, True, "10", None])
+def test_learn_refuses_steps_that_are_no_count(steps):
+    with pytest.raises(ValueError, match=r"steps=.*such as 500"):
+        module.learn(Line(), distance_from_a_line, steps=steps)
+
+
+def test_learn_stops_where_the_loss_is_not_finite():
+    def broken(model, generator):
+        return distance_from_a_line(model, generator) * (math.nan if model.w.item() else 1)
+
+    with pytest.raises(FloatingPointError, match=r"not finite at step 10 of 30.*build the model anew"):
+        module.learn(Line(), broken, steps=30, recipe=PLAIN)
+
+
+def test_learn_ends_early_with_ctrl_c(capsys):
+    calls = []
+
+    def impatient(model, generator):
+        calls.append(1)
+        if len(calls) == 26:
+            raise KeyboardInterrupt
+        return distance_from_a_line(model, generator)
+
+    assert len(module.learn(Line(), impatient, steps=100, recipe=PLAIN)) == 20       # numbers are read ten at a time
+    assert "interrupted after 20 of 100 steps" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_learn_computes_in_bf16_only_where_that_is_fast(monkeypatch, fast):
+    monkeypatch.setattr(module, "has_fast_bf16", lambda device: fast)
+    kinds = set()
+
+    def note(model, generator):
+        kinds.add((torch.ones(2, 2) @ torch.ones(2, 2)).dtype)
+        return distance_from_a_line(model, generator)
+
+    module.learn(Line(), note, steps=2, recipe=GOOD)
+    assert kinds == {torch.bfloat16 if fast else torch.float32}

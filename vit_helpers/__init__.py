@@ -14,7 +14,7 @@ from .model import (
     sincos_positions,
 )
 from .patches import patch_grid, patchify, unpatchify
-from .pictures import Prediction, load_picture, predict
+from .pictures import Prediction, land_use_map, load_picture, predict
 from .pretrained import from_torchvision, load_pretrained, load_published, measured, pretrained_facts, stage_differences
 from .recipes import BEST, FINETUNE, GOOD, PLAIN, QUICK, RECIPES, Recipe
 from .runtime import by_budget, has_fast_bf16, pick_device
@@ -51,6 +51,7 @@ __all__ = [
     "gradient_rollout",
     "has_fast_bf16",
     "interpolate_positions",
+    "land_use_map",
     "learn",
     "load_checkpoint",
     "load_picture",

@@ -41,8 +41,7 @@ class Evaluation:
     @property
     def confusion(self):
         """Counts, int64 (K, K): row = true class, column = predicted class."""
-        K = len(self.classes)
-        return torch.bincount(self.labels * K + self.predictions, minlength=K * K).reshape(K, K)
+        return confusion_counts(self.labels, self.predictions, len(self.classes))
 
     @property
     def per_class(self):
@@ -92,6 +91,22 @@ class Evaluation:
         numbers = zip(self.classes, *self.per_class.values(), strict=True)
         rows += [f"{name:22}{p:9.1%}{r:8.1%}{f:6.3f}{n:8,}" for name, p, r, f, n in numbers]
         return "\n".join(rows)
+
+
+def confusion_counts(labels, predictions, num_classes):
+    """How often each class was taken for each: int64 (K, K), row = true, column = predicted. Both int64, of any equal shape.
+
+    Raises ValueError for other shapes and for classes that do not exist.
+    """
+    if labels.shape != predictions.shape:
+        raise ValueError(f"{tuple(labels.shape)} labels do not go with {tuple(predictions.shape)} predictions; "
+                         "give one prediction for each label")
+    for name, values in (("labels", labels), ("predictions", predictions)):
+        if values.numel() and not (values.min() >= 0 and values.max() < num_classes):
+            raise ValueError(f"{name} run from {values.min()} to {values.max()}; {num_classes} classes are numbered 0 to "
+                             f"{num_classes - 1}")
+    counts = torch.bincount((labels * num_classes + predictions).flatten(), minlength=num_classes**2)
+    return counts.reshape(num_classes, num_classes)
 
 
 def check_classes(logits, tiles):

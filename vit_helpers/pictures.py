@@ -1,4 +1,4 @@
-"""Pictures of your own: read any image file, and let a trained model say what it shows."""
+"""Pictures of your own: read any image file, let a trained model say what it shows, or paint a map of a large one."""
 
 import warnings
 from dataclasses import dataclass
@@ -10,6 +10,7 @@ import torch
 from .data import CLASSES, normalize
 from .evaluation import familiarity
 from .pretrained import load_pretrained, pretrained_facts
+from .runtime import eval_mode
 
 MOST_PIXELS = 100_000_000                    # larger pictures are refused before they are decoded
 
@@ -95,3 +96,35 @@ def predict(picture, name="auto"):
         probabilities = (model.head(pooled)[0] / facts["temperature"]).softmax(dim=0)    # (K,)
     familiar = familiarity(pooled, torch.tensor(facts["class_means"])).item()
     return Prediction(image, probabilities, CLASSES, familiar, familiar >= facts["usual_from"], model)
+
+
+@torch.no_grad()
+def land_use_map(model, picture, stride=16, batch_size=256):
+    """What a model for small images says about each pixel of a large one: probabilities float32 (K, H, W), on the CPU.
+
+    The model slides over `picture`, uint8 (C, H, W), in steps of `stride` pixels; the last window of each row and column ends
+    at the border. A classifier's probabilities count for its whole window, a Segmenter's for each pixel; where windows overlap,
+    the mean is taken. Raises ValueError for pictures smaller than a window, and for strides that would leave pixels out.
+    """
+    height, width = getattr(model, "encoder", model).img_size
+    if picture.ndim != 3 or picture.shape[1] < height or picture.shape[2] < width:
+        raise ValueError(f"the picture must be (C, H, W) with at least {height} x {width} pixels, "
+                         f"not {tuple(picture.shape)}")
+    if not 1 <= stride <= min(height, width):
+        raise ValueError(f"stride={stride} must be from 1 to {min(height, width)}, or pixels between the windows are "
+                         "never seen; choose 16")
+    rows, columns = ([*range(0, whole - part, stride), whole - part]
+                     for whole, part in zip(picture.shape[1:], (height, width), strict=True))
+    corners, device = [(r, c) for r in rows for c in columns], next(model.parameters()).device
+    total, seen = 0, torch.zeros(picture.shape[1:])
+    with eval_mode(model):
+        for start in range(0, len(corners), batch_size):
+            some = corners[start:start + batch_size]
+            windows = torch.stack([picture[:, r:r + height, c:c + width] for r, c in some])              # (B, C, h, w)
+            probabilities = model(normalize(windows).to(device)).softmax(dim=1).cpu()            # (B, K) or (B, K, h, w)
+            if not torch.is_tensor(total):
+                total = torch.zeros(probabilities.shape[1], *picture.shape[1:])
+            for (r, c), said in zip(some, probabilities, strict=True):
+                total[:, r:r + height, c:c + width] += said if said.ndim == 3 else said[:, None, None]
+                seen[r:r + height, c:c + width] += 1
+    return total / seen

@@ -117,8 +117,8 @@ def clips(tiles, n, frames=8, size=32, generator=None):
     """Short films over a large mosaic: clips uint8 (n, frames, 3, size, size) and their motions int64 (n,), numbers of MOTIONS.
 
     The camera pans (1 to 3 pixels a frame), turns (4 to 10 degrees) or zooms (5 to 12 %); or it does one of these, and the
-    frames are then shuffled. "left" and "right" say where the camera goes or turns to. Frame number frames // 2 is taken in the same
-    way whatever the motion: that frame alone says nothing about it. Raises ValueError for fewer than 3 frames, or no size.
+    frames are then shuffled. "left" and "right" say where the camera goes or turns to. Frame number frames // 2 is taken in the
+    same way whatever the motion: that frame alone says nothing about it. Raises ValueError for fewer than 3 frames, or no size.
     """
     generator = _check(tiles, n, generator)
     if frames < 3 or size < 2:

@@ -1,0 +1,72 @@
+"""Segmentation: a class for every pixel, from the tokens of a Vision Transformer; and how it is judged."""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from ..data import normalize
+from ..patches import pair, unpatchify
+from ..runtime import eval_mode
+
+
+class Segmenter(nn.Module):
+    """Images (B, C, height, width) -> logits of each pixel (B, K, height, width), around any VisionTransformer as encoder.
+
+    decoder="linear": one linear layer turns each token into K logits, which are stretched over the pixels (the linear baseline
+    of Strudel et al. 2021, "Segmenter"). decoder="pixels": a small MLP lets each token paint the K logits of every pixel of its
+    patch (upsampling by rearranging channels, Shi et al. 2016, "Sub-pixel convolution"). Raises ValueError for other decoders.
+    """
+
+    def __init__(self, encoder, num_classes=10, decoder="linear"):
+        super().__init__()
+        self.encoder, self.by_pixel = encoder, decoder == "pixels"
+        D, (height, width) = encoder.norm.normalized_shape[0], pair(encoder.config["patch_size"])
+        if decoder == "linear":
+            self.decode = nn.Linear(D, num_classes)
+        elif decoder == "pixels":
+            self.decode = nn.Sequential(nn.Linear(D, 2 * D), nn.GELU(), nn.Linear(2 * D, num_classes * height * width))
+        else:
+            raise ValueError(f"decoder={decoder!r} is unknown; choose 'linear' or 'pixels'")
+
+    def forward(self, images):
+        grid = self.encoder.grid
+        tokens = self.encoder.forward_features(images)[:, -grid[0] * grid[1]:]           # (B, N, D), without CLS
+        logits = self.decode(tokens).float()                                             # (B, N, K) or (B, N, K * P * P)
+        if self.by_pixel:
+            return unpatchify(logits, self.encoder.config["patch_size"], grid)           # (B, K, height, width)
+        logits = logits.transpose(1, 2).unflatten(2, grid)                               # (B, K, rows, columns)
+        return F.interpolate(logits, images.shape[2:], mode="bilinear")                  # (B, K, height, width)
+
+
+def segmentation_loss(logits, masks):
+    """Cross-entropy, averaged over all pixels: logits (B, K, H, W), masks int64 (B, H, W) with classes 0 to K - 1; a scalar.
+
+    Raises ValueError for masks of another size, and for classes that do not exist.
+    """
+    wanted = (len(logits), *logits.shape[2:])
+    if masks.shape != wanted:
+        raise ValueError(f"logits {tuple(logits.shape)} need masks of {wanted}, not {tuple(masks.shape)}")
+    if masks.numel() and not (masks.min() >= 0 and masks.max() < logits.shape[1]):
+        raise ValueError(f"masks hold classes {masks.min()} to {masks.max()}, but these logits are for classes 0 to "
+                         f"{logits.shape[1] - 1}")
+    return F.cross_entropy(logits, masks)
+
+
+@torch.no_grad()
+def segment(model, images, batch_size=64):
+    """The most probable class of each pixel, int64 (N, H, W), on the CPU, for images uint8 (N, C, H, W), in eval mode."""
+    if not len(images):
+        raise ValueError("there are no images to segment; give at least one, as uint8 (N, C, H, W)")
+    device = next(model.parameters()).device
+    with eval_mode(model):
+        return torch.cat([model(normalize(part).to(device)).argmax(dim=1).cpu() for part in images.split(batch_size)])
+
+
+def intersection_over_union(confusion):
+    """For each class: the pixels that are it *and* are called it, by those that are it *or* are called it; (K,), 0 to 1.
+
+    confusion: counts int64 (K, K), row = true, column = predicted, over the pixels of all scenes: `confusion_counts`. A class
+    that neither occurs nor is predicted has nan; mean IoU is the mean of the others, `.nanmean()`.
+    """
+    both = confusion.diagonal().double()
+    return both / (confusion.sum(dim=0) + confusion.sum(dim=1) - both)
