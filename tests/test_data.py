@@ -281,3 +281,18 @@ def test_cutmix_pastes_one_rectangle_from_the_partner():
         assert own == pytest.approx(1 - area.item() / (16 * 12))
         shares.append(own)
     assert min(shares) < 0.2 and max(shares) > 0.8 and torch.equal(images[:, 0, 0, 0], torch.arange(4.))
+
+
+def test_resized_tiles_keep_labels_and_mean_color():
+    images = torch.randint(256, (3, 3, 64, 64), dtype=torch.uint8)
+    tiles = Tiles(images, torch.tensor([4, 0, 9]), source="own")
+    small = tiles.resized(32)
+    assert small.images.shape == (3, 3, 32, 32) and small.images.dtype == torch.uint8 and small.source == "own"
+    assert torch.equal(small.labels, tiles.labels) and small.classes == tiles.classes
+    means = images.float().mean(dim=(2, 3)), small.images.float().mean(dim=(2, 3))
+    torch.testing.assert_close(*means, atol=2.0, rtol=0)
+    assert tiles.resized((16, 48)).images.shape == (3, 3, 16, 48) and torch.equal(tiles.resized(64).images, images)
+    checkers = (torch.arange(64) % 2 * 255).to(torch.uint8).expand(1, 3, 64, 64).contiguous()
+    smooth = Tiles(checkers, torch.tensor([0])).resized(16).images.float()           # not every fourth pixel
+    assert 60 < smooth.mean() < 195 and smooth.std() < 20
+    assert tiles.select(torch.arange(0)).resized(32).images.shape == (0, 3, 32, 32)

@@ -26,7 +26,8 @@ def seeded(seed=0):
 
 def small(**other):
     return VisionTransformer(**{"img_size": (8, 12), "patch_size": 4, "embed_dim": 16, "depth": 2, "num_heads": 2,
-                                "mlp_dim": 16, "dropout": 0.0, "positions": "sincos", "pool": "mean", "num_classes": 3, **other})
+                                "mlp_dim": 16, "dropout": 0.0, "positions": "sincos", "pool": "mean", "num_classes": 3,
+                                **other})
 
 
 @pytest.mark.parametrize("build", [MaskedAutoencoder, DiffusionTransformer])

@@ -41,7 +41,7 @@ def test_the_linear_head_answers_for_the_right_patch(pool):
     for row in range(2):
         for column in range(3):
             middle = logits[:, row * 8 + 3:row * 8 + 5, column * 8 + 3:column * 8 + 5].mean(dim=(1, 2))
-            nearest = [model.decode(tokens[3 * r + c]) for r in range(2) for c in range(3)]
+            nearest = [model.coarse(tokens[3 * r + c]) for r in range(2) for c in range(3)]
             own = nearest[3 * row + column]
             far = max((middle - other).abs().max() for other in nearest)
             assert (middle - own).abs().max() < far                          # bilinear: mostly its own token, near its center
@@ -50,12 +50,15 @@ def test_the_linear_head_answers_for_the_right_patch(pool):
 def test_the_painting_head_puts_each_pixel_in_its_place():
     model = Segmenter(small(), num_classes=4, decoder="pixels")
     images = torch.randn(2, 3, 16, 24)
+    linear = model(images)                                                   # at the start it adds nothing
+    torch.nn.init.normal_(model.fine[2].weight)
     tokens = model.encoder.forward_features(images)[:, 1:]
     logits = model(images)
     for n in range(6):
         row, column = n // 3, n % 3
-        own = model.decode(tokens[:, n]).reshape(2, 4, 8, 8)
-        torch.testing.assert_close(logits[:, :, row * 8:row * 8 + 8, column * 8:column * 8 + 8], own)
+        own = model.fine(tokens[:, n]).reshape(2, 4, 8, 8)
+        here = (slice(None), slice(None), slice(row * 8, row * 8 + 8), slice(column * 8, column * 8 + 8))
+        torch.testing.assert_close(logits[here] - linear[here], own, atol=1e-5, rtol=1e-5)
 
 
 def test_an_unknown_decoder_is_refused():

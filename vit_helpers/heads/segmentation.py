@@ -13,29 +13,32 @@ class Segmenter(nn.Module):
     """Images (B, C, height, width) -> logits of each pixel (B, K, height, width), around any VisionTransformer as encoder.
 
     decoder="linear": one linear layer turns each token into K logits, which are stretched over the pixels (the linear baseline
-    of Strudel et al. 2021, "Segmenter"). decoder="pixels": a small MLP lets each token paint the K logits of every pixel of its
-    patch (upsampling by rearranging channels, Shi et al. 2016, "Sub-pixel convolution"). Raises ValueError for other decoders.
+    of Strudel et al. 2021, "Segmenter"). decoder="pixels": to these a small MLP adds what each token says about every single
+    pixel of its patch (rearranged as in Shi et al. 2016, "Sub-pixel convolution"); it starts at zero, so training begins with
+    the linear head. Raises ValueError for other decoders.
     """
 
     def __init__(self, encoder, num_classes=10, decoder="linear"):
         super().__init__()
-        self.encoder, self.by_pixel = encoder, decoder == "pixels"
-        D, (height, width) = encoder.norm.normalized_shape[0], pair(encoder.config["patch_size"])
-        if decoder == "linear":
-            self.decode = nn.Linear(D, num_classes)
-        elif decoder == "pixels":
-            self.decode = nn.Sequential(nn.Linear(D, 2 * D), nn.GELU(), nn.Linear(2 * D, num_classes * height * width))
-        else:
+        if decoder not in ("linear", "pixels"):
             raise ValueError(f"decoder={decoder!r} is unknown; choose 'linear' or 'pixels'")
+        self.encoder = encoder
+        D, (height, width) = encoder.norm.normalized_shape[0], pair(encoder.config["patch_size"])
+        self.coarse, self.fine = nn.Linear(D, num_classes), None
+        if decoder == "pixels":
+            self.fine = nn.Sequential(nn.Linear(D, 2 * D), nn.GELU(), nn.Linear(2 * D, num_classes * height * width))
+            nn.init.zeros_(self.fine[2].weight)
+            nn.init.zeros_(self.fine[2].bias)
 
     def forward(self, images):
         grid = self.encoder.grid
         tokens = self.encoder.forward_features(images)[:, -grid[0] * grid[1]:]           # (B, N, D), without CLS
-        logits = self.decode(tokens).float()                                             # (B, N, K) or (B, N, K * P * P)
-        if self.by_pixel:
-            return unpatchify(logits, self.encoder.config["patch_size"], grid)           # (B, K, height, width)
-        logits = logits.transpose(1, 2).unflatten(2, grid)                               # (B, K, rows, columns)
-        return F.interpolate(logits, images.shape[2:], mode="bilinear")                  # (B, K, height, width)
+        coarse = self.coarse(tokens).float().transpose(1, 2).unflatten(2, grid)          # (B, N, K) -> (B, K, rows, columns)
+        logits = F.interpolate(coarse, images.shape[2:], mode="bilinear")                # (B, K, height, width)
+        if self.fine is not None:
+            painted = self.fine(tokens).float()                                          # (B, N, K * P * P)
+            logits = logits + unpatchify(painted, self.encoder.config["patch_size"], grid)
+        return logits
 
 
 def segmentation_loss(logits, masks):
