@@ -15,6 +15,7 @@ from PIL import Image
 from record import record
 from torch import nn
 
+import vit_helpers.pretrained
 from vit_helpers import CLASSES, GOOD, PLAIN, Tiles
 from vit_helpers.eurosat import COUNTS
 from vit_helpers.synthetic import synthetic_tiles
@@ -130,3 +131,14 @@ def test_the_shipped_weights_are_made_and_recorded_by_one_command(tmp_path):
     assert "60/20/20" in kept["rows"][1]["data"] and kept["rows"][1]["validation_accuracy"] <= 1
     assert shipped["test_accuracy"] == kept["rows"][0]["test_accuracy"] and (tmp_path / "weights" / "synthetic.pt").exists()
     assert shipped["command"] == kept["recipe"] + " --seed 4" and "--out" not in shipped["command"]
+
+
+@pytest.mark.parametrize("which", ["generator", "masked"])
+def test_shipped_heads_are_made_by_one_command(which, tmp_path):
+    words = [sys.executable, BENCHMARKS / "shipped_heads.py", which, "--source", "synthetic", "--steps", "2", "--out", tmp_path]
+    subprocess.run([str(word) for word in words], check=True, capture_output=True)
+    facts = json.loads((tmp_path / f"{which}.json").read_text())
+    assert facts["steps"] == 2 and facts["loss"] > 0 and facts["command"].endswith(f"shipped_heads.py {which} --steps 2")
+    assert (tmp_path / f"{which}.pt").stat().st_size < 4_000_000
+    shipped = json.loads((vit_helpers.pretrained.WEIGHTS / "heads" / f"{which}.json").read_text())
+    assert shipped["model"] == facts["model"] and shipped["recipe"] == facts["recipe"]           # the same, trained longer

@@ -118,11 +118,11 @@ def clips(tiles, n, frames=8, size=32, generator=None):
 
     The camera pans (1 to 3 pixels a frame), turns (4 to 10 degrees) or zooms (5 to 12 %); or it does one of these, and the
     frames are then shuffled. "left" and "right" say where the camera goes or turns to. Frame number frames // 2 is taken in the
-    same way whatever the motion: that frame alone says nothing about it. Raises ValueError for fewer than 3 frames, or no size.
+    same way whatever the motion: that frame alone says nothing about it. Raises ValueError for fewer than 4 frames, or no size.
     """
     generator = _check(tiles, n, generator)
-    if frames < 3 or size < 2:
-        raise ValueError(f"frames={frames} must be at least 3, and size={size} at least 2; choose 8 and 32")
+    if frames < 4 or size < 2:
+        raise ValueError(f"frames={frames} must be at least 4, and size={size} at least 2; choose 8 and 32")
     draw = torch.rand(6, n, generator=generator)
     motions = torch.randint(len(MOTIONS), (n,), generator=generator)
     shuffled = motions == MOTIONS.index("shuffled")
@@ -131,7 +131,10 @@ def clips(tiles, n, frames=8, size=32, generator=None):
     times = times.expand(n, frames).clone()
     others = torch.tensor([i for i in range(frames) if i != frames // 2])
     for clip in shuffled.nonzero().flatten().tolist():
-        times[clip, others] = times[clip, others[torch.randperm(frames - 1, generator=generator)]]
+        order = torch.randperm(frames - 1, generator=generator)
+        if order.equal(torch.arange(frames - 1)):                        # by chance in order: then the last one comes first
+            order = order.roll(1)
+        times[clip, others] = times[clip, others[order]]
     sign = moves % 2 * 2.0 - 1   # left, up, in: -1; else +1
     kind = moves // 2   # 0 across, 1 up and down, 2 turn, 3 zoom
     along = (sign * (1 + 2 * draw[1]))[:, None] * times   # (n, frames), pixels
