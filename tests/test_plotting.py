@@ -17,9 +17,20 @@ MATRIX = torch.tensor([[0.1, 0.9, 0.0], [0.5, 0.2, 0.3]])
 
 EXPLAINED = predict(torch.arange(64 * 64 * 3).reshape(3, 64, 64).to(torch.uint8), "synthetic")
 
+FOUND = [(torch.tensor([[0, 0, 0.5, 0.5], [0.5, 0.25, 1, 0.75]]), torch.tensor([1, 2]), torch.tensor([0.9, 0.4])),
+         (torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), torch.zeros(0))]
+
+REGIONS = torch.zeros(2, 16, 16, dtype=torch.long)
+REGIONS[0, :, 8:] = 7
+REGIONS[1, :, 4:] = 7
+
 PICTURES = {
     "image_grid": lambda: plotting.image_grid(IMAGES, list("aabbcc"), columns=4, title="Tiles"),
     "patch_lines": lambda: plotting.patch_lines(IMAGES[0], 8, title="Tiles"),
+    "film_strips": lambda: plotting.film_strips(IMAGES.unflatten(0, (2, 3)), ["a", "b"], "Tiles", wrong=[False, True]),
+    "detections": lambda: plotting.detections(IMAGES[:2], FOUND, [(FOUND[0][0][:1], FOUND[0][1][:1])] * 2, CLASSES, "Tiles"),
+    "query_places": lambda: plotting.query_places(torch.rand(9, 2, 4).sort().values, torch.arange(18).reshape(9, 2) > 3, (1, 2),
+                                                  torch.rand(2, 2), "Tiles"),
     "heatmap": lambda: plotting.heatmap(MATRIX, "Tiles", xlabel="key", ylabel="query", numbers=".1f", unit="weight"),
     "cell_maps": lambda: plotting.cell_maps(torch.rand(5, 4, 4), list("abcde"), "Tiles", mark=(1, 2), unit="weight"),
     "attention_on_image": lambda: plotting.attention_on_image(IMAGES[0], torch.rand(2, 4, 4), (0, 3), "Tiles"),
@@ -31,6 +42,8 @@ PICTURES = {
     "predictions": lambda: plotting.predictions(IMAGES, PROBABILITIES, CLASSES, torch.zeros(6), title="Tiles"),
     "reliability": lambda: plotting.reliability([0, 4], [np.nan, 0.75], [np.nan, 0.5], title="Tiles"),
     "scatter": lambda: plotting.scatter(torch.arange(20), torch.arange(20), torch.arange(20) % 10, CLASSES, title="Tiles"),
+    "segmentations": lambda: plotting.segmentations(IMAGES[:2], {"truth": REGIONS, "said": REGIONS.flip(1)}, CLASSES, "Tiles"),
+    "land_use": lambda: plotting.land_use(IMAGES[0], {"truth": REGIONS[0], "said": REGIONS[1]}, CLASSES, "Tiles"),
     "stages": lambda: plotting.stages(IMAGES[0], 8, torch.rand(4, 12), sincos_positions((2, 2), 12), torch.rand(4, 4),
                                       PROBABILITIES[0], CLASSES, title="Tiles"),
 }
@@ -184,6 +197,34 @@ def test_scatter_draws_each_class_by_itself():
     assert len({str(group.get_paths()[0].vertices.tolist()) for group in groups}) == 10          # never color alone
 
 
+def test_detections_draw_found_boxes_over_the_true_ones():
+    image = torch.zeros(2, 3, 20, 40, dtype=torch.uint8)
+    truth = [(FOUND[0][0][:1], torch.tensor([1])), (torch.tensor([[0.25, 0, 1, 1]]), torch.tensor([3]))]
+    picture = plotting.detections(image, FOUND, truth, list("abcd"), columns=2, labels=["x", "y"])
+    first, second = picture.axes
+    corners = [(*patch.get_xy(), patch.get_width(), patch.get_height()) for patch in first.patches]
+    assert corners == [(-0.5, -0.5, 20, 10)] * 3 + [(19.5, 4.5, 20, 10)]         # true (twice: white, black), then found
+    right, wrong = first.patches[2:]
+    assert right.get_linestyle() in ("-", "solid") and wrong.get_linestyle() not in ("-", "solid")       # never color alone
+    assert right.get_edgecolor() != wrong.get_edgecolor()
+    assert texts(first) == ["b 90%", "c 40%"] and (first.get_title(), second.get_title()) == ("x", "y")
+    assert len(second.patches) == 2 and not texts(second)
+    assert "1 true, 2 found, 1 right; 1 true, 0 found, 0 right" in picture.alt
+    assert not texts(plotting.detections(image, FOUND, truth, list("abcd"), names=False).axes[0])
+
+
+def test_query_places_show_the_boxes_that_each_query_found():
+    boxes = torch.tensor([[[0, 0, 0.5, 0.5], [0.5, 0.5, 1, 1.0]], [[0, 0.5, 1, 1], [0, 0, 1, 1]]])      # (n, Q, 4)
+    used = torch.tensor([[True, False], [True, False]])
+    picture = plotting.query_places(boxes, used, (1, 2), torch.tensor([[0.25, 0.5], [0.75, 0.5]]))
+    first, second = picture.axes
+    assert first.collections[0].get_offsets().tolist() == [[0.25, 0.25], [0.5, 0.75]] and first.yaxis_inverted()
+    assert first.lines[0].get_xydata().tolist() == [[0.25, 0.5]] and len(second.collections[0].get_offsets()) == 0
+    assert [axis.get_title() for axis in picture.axes] == ["query 0: 100%", "query 1: 0%"]
+    assert "1 x 2 panels" in picture.alt and "30% of the side" in picture.alt            # 0.25 and 0.354
+    assert "no query found" in plotting.query_places(boxes, used & False, (1, 2), torch.rand(2, 2)).alt
+
+
 def test_stages_show_what_the_model_does_to_one_tile():
     positions = sincos_positions((2, 2), 12)
     picture = plotting.stages(IMAGES[0], 8, torch.rand(4, 12), positions, torch.rand(4, 4), PROBABILITIES[0], CLASSES)
@@ -232,3 +273,20 @@ def test_explained_draws_the_evidence_for_the_class_it_names():
     row, column = divmod(evidence.argmax().item(), 8)
     assert [frame.get_xy() for frame in cells.patches] == [(8 * column - 0.5, 8 * row - 0.5)]
     assert texts(chart)[0].startswith(CLASSES[top]) and str(EXPLAINED) in picture.alt
+
+
+def test_regions_are_drawn_with_their_names_and_agreement_is_told():
+    picture = PICTURES["segmentations"]()
+    _, truth, said = np.array(picture.axes).reshape(3, 2).T[0]
+    assert np.array_equal(pixels(truth), REGIONS[0].numpy()) and np.array_equal(pixels(said), REGIONS.flip(1)[0].numpy())
+    assert sorted(texts(truth)) == ["AC", "Re"]
+    positions = {text.get_text(): text.get_position() for text in truth.texts}
+    assert positions["AC"][0] < 8 <= positions["Re"][0]
+    assert "said 100%; said 100%" in picture.alt
+    assert len({to_hex(plotting.land.LAND(c)) for c in range(10)}) == 10
+    assert "said (75% of the pixels as in the first)" in PICTURES["land_use"]().alt
+
+
+def test_short_names_of_classes_differ():
+    assert len({plotting.land.short_name(name) for name in CLASSES}) == 10
+    assert plotting.land.short_name("HerbaceousVegetation") == "HV" and plotting.land.short_name("Forest") == "Fo"

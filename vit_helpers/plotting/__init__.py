@@ -2,6 +2,9 @@
 
 from .base import COLORS, MAP, STYLES, Picture, as_pixels
 from .charts import bars, curves, heatmap, reliability, scatter
+from .detections import detections, query_places
+from .films import film_strips
+from .land import land_use, segmentations
 from .maps import attention_on_image, cell_maps, explained, maps_on_images
 from .tiles import image_grid, patch_lines, predictions, stages
 
@@ -15,13 +18,18 @@ __all__ = [
     "bars",
     "cell_maps",
     "curves",
+    "detections",
     "explained",
+    "film_strips",
     "heatmap",
     "image_grid",
+    "land_use",
     "maps_on_images",
     "patch_lines",
     "predictions",
+    "query_places",
     "reliability",
     "scatter",
+    "segmentations",
     "stages",
 ]
