@@ -296,3 +296,7 @@ def test_resized_tiles_keep_labels_and_mean_color():
     smooth = Tiles(checkers, torch.tensor([0])).resized(16).images.float()           # not every fourth pixel
     assert 60 < smooth.mean() < 195 and smooth.std() < 20
     assert tiles.select(torch.arange(0)).resized(32).images.shape == (0, 3, 32, 32)
+
+
+def test_select_takes_lists_even_empty_ones(few):
+    assert len(few.select([])) == 0 and torch.equal(few.select([2, 0]).images, few.images[[2, 0]])

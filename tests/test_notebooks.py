@@ -176,6 +176,23 @@ def test_readme_states_what_lessons_01_and_08_show():
     assert f"{color} %" in readme and f"{good[0]} %" in readme
 
 
+def test_readme_states_what_lessons_13_to_16_show():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    segmentation, generation = stored_text("13_segmentation"), stored_text("16_generation")
+    wanted = [iou for _, iou in re.findall(r"^(patches alone|context, \w+) +[\d.]+% +([\d.]+)$", segmentation, re.M)]
+    maps = re.findall(r"^sliding \w+: \d+ windows, ([\d,]+) tiles per second, ([\d.]+)%", segmentation, re.M)
+    wanted += [number for row in maps for number in row]
+    found = re.findall(r"^(?:class and place|place only) +([\d.]+)% +([\d.]+)%", stored_text("14_detection"), re.M)
+    wanted += [number for row in found for number in row]
+    wanted += re.findall(r"^(?:one frame|joint|factorised) +([\d.]+)%$", stored_text("15_video"), re.M)
+    few = re.findall(r"^\d+ labels, [a-z ]+? +((?:[\d.]+% ?)+)$", generation, re.M)
+    wanted += [f"{statistics.mean(float(share) for share in draws.replace('%', '').split()):.1f} %" for draws in few]
+    wanted += re.findall(r"judge on real eurosat test tiles: ([\d.]+)%", generation)
+    wanted += [f"{share} %" for share in re.findall(r"^guidance [124]: (\d+)% recognized", generation, re.M)]
+    assert len(wanted) == 3 + 4 + 4 + 3 + 4 + 1 + 3
+    assert [text for text in wanted if text not in readme] == []
+
+
 def mean_and_spread(values):
     spread = f" ± {statistics.stdev(values) * 100:.1f}" if len(values) > 1 else ""
     return f"{statistics.mean(values) * 100:.1f}{spread} %"

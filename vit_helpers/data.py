@@ -56,6 +56,7 @@ class Tiles(torch.utils.data.Dataset):
     def select(self, index):
         """The tiles at `index` (int64 (M,)), as new Tiles."""
         index = torch.as_tensor(index, device=self.labels.device)
+        index = index if len(index) else index.long()        # an empty list becomes a float tensor
         return Tiles(self.images.index_select(0, index), self.labels[index], self.classes, self.source)
 
     def resized(self, size):
