@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from vit_helpers import EncoderBlock, VisionTransformer, patchify
+from vit_helpers import EncoderBlock, VisionTransformer, normalize, patchify
 from vit_helpers.heads import (
     DiffusionTransformer,
     MaskedAutoencoder,
@@ -248,3 +248,23 @@ def test_a_head_is_saved_and_loaded(name, tmp_path):
 def test_unknown_heads_are_refused():
     with pytest.raises(ValueError, match="'painter'; choose 'generator' or 'masked'"):
         load_head("painter")
+
+
+def test_the_shipped_generator_paints_what_is_asked_for():
+    model, facts = load_head("generator")
+    assert facts["seed"] == 0 and "training tiles of eurosat" in facts["data"] and not model.training
+    lake, town, forest, works = generate(model, [9] * 3 + [7] * 3 + [1] * 3 + [4] * 3, 2.0, 6, seeded()).split(3)
+    assert lake.std(dim=(2, 3)).mean() < 0.5 * town.std(dim=(2, 3)).mean()   # water is even, houses are not
+    assert forest.mean() < works.mean() - 0.1                                # forests are dark, roofs are bright
+
+
+def test_the_shipped_masked_autoencoder_knows_real_tiles(eurosat):
+    model, facts = load_head("masked")
+    images = normalize(eurosat.split()[1].subset(100).images)
+    visible = random_visible(images, (8, 8), generator=seeded())
+    with torch.no_grad():
+        painted = masked_loss(model(images, visible), images, visible, 8)
+    seen = patchify(images, 8).gather(1, visible[..., None].expand(-1, -1, 192)).unflatten(2, (3, 64))
+    mean = seen.mean(dim=(1, 3))[:, None, :, None].expand(-1, 64, -1, 64).flatten(2)     # the mean color of what is seen
+    assert painted < 0.6 * masked_loss(mean, images, visible, 8)
+    assert facts["loss"] / 2 < painted < 2 * facts["loss"]
