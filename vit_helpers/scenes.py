@@ -41,21 +41,21 @@ def mosaics(tiles, n, size=64, regions=4, bend=0.0, generator=None):
         raise ValueError(f"size={size} and regions={regions} must be at least 1; choose size=64 and regions=4")
     side = tiles.images.shape[-1]
     present = tiles.labels.unique()
-    classes = present[torch.randint(len(present), (n, regions), generator=generator)]   # (n, R)
+    classes = present[torch.randint(len(present), (n, regions), generator=generator)]    # (n, R)
     points = torch.rand(n, regions, 2, generator=generator)
     axis = (torch.arange(size) + 0.5) / size
     place = torch.stack(torch.meshgrid(axis, axis, indexing="ij")).expand(n, 2, size, size)  # (n, 2, size, size): row, column
     bent = (torch.arange(n) % 2 * 0.15) if bend is None else torch.full((n,), float(bend))
     waves = F.interpolate(torch.randn(n, 2, 5, 5, generator=generator), size, mode="bicubic", align_corners=True)
-    place = place + bent[:, None, None, None] * waves   # where a pixel asks who is near
-    apart = torch.cdist(place.flatten(2).transpose(1, 2), points)   # (n, size * size, R)
-    owner = apart.argmin(dim=2).unflatten(1, (size, size))   # (n, size, size)
+    place = place + bent[:, None, None, None] * waves                                    # where a pixel asks who is near
+    apart = torch.cdist(place.flatten(2).transpose(1, 2), points)                        # (n, size * size, R)
+    owner = apart.argmin(dim=2).unflatten(1, (size, size))                               # (n, size, size)
     cells = -(-size // side)
     chosen = _tiles_of(tiles, classes[:, :, None, None].expand(-1, -1, cells, cells), generator)  # (n, R, cells, cells)
     scene = torch.arange(n)[:, None, None]
     row, column = torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")
-    number = chosen[scene, owner, row // side, column // side]   # (n, size, size)
-    images = tiles.images[number, :, row % side, column % side]   # (n, size, size, 3)
+    number = chosen[scene, owner, row // side, column // side]                           # (n, size, size)
+    images = tiles.images[number, :, row % side, column % side]                          # (n, size, size, 3)
     return images.permute(0, 3, 1, 2).contiguous(), classes[scene, owner]
 
 
@@ -100,8 +100,8 @@ def _free_places(size, count, small, large, generator):
     for attempt in range(200):
         boxes = torch.zeros(0, 4, dtype=torch.long)
         for _ in range(count):
-            side = torch.randint(small, max(small, large - attempt // 4) + 1, (), generator=generator)   # smaller if need be
-            corners = torch.randint(int(size - side) + 1, (50, 2), generator=generator)   # 50 tries at once
+            side = torch.randint(small, max(small, large - attempt // 4) + 1, (), generator=generator)  # smaller if need be
+            corners = torch.randint(int(size - side) + 1, (50, 2), generator=generator)  # 50 tries at once
             tried = torch.cat([corners, corners + side], dim=1)
             free = ((tried[:, None, :2] >= boxes[:, 2:]) | (tried[:, None, 2:] <= boxes[:, :2])).any(dim=2).all(dim=1)
             if not free.any():
@@ -126,31 +126,31 @@ def clips(tiles, n, frames=8, size=32, generator=None):
     draw = torch.rand(6, n, generator=generator)
     motions = torch.randint(len(MOTIONS), (n,), generator=generator)
     shuffled = motions == MOTIONS.index("shuffled")
-    moves = torch.where(shuffled, (draw[0] * (len(MOTIONS) - 1)).long(), motions)   # before shuffling
-    times = torch.arange(frames) - frames // 2   # 0 in the middle
+    moves = torch.where(shuffled, (draw[0] * (len(MOTIONS) - 1)).long(), motions)        # before shuffling
+    times = torch.arange(frames) - frames // 2                                           # 0 in the middle
     times = times.expand(n, frames).clone()
     others = torch.tensor([i for i in range(frames) if i != frames // 2])
     for clip in shuffled.nonzero().flatten().tolist():
         order = torch.randperm(frames - 1, generator=generator)
-        if order.equal(torch.arange(frames - 1)):                        # by chance in order: then the last one comes first
+        if order.equal(torch.arange(frames - 1)):  # by chance in order: then the last one comes first
             order = order.roll(1)
         times[clip, others] = times[clip, others[order]]
-    sign = moves % 2 * 2.0 - 1   # left, up, in: -1; else +1
-    kind = moves // 2   # 0 across, 1 up and down, 2 turn, 3 zoom
-    along = (sign * (1 + 2 * draw[1]))[:, None] * times   # (n, frames), pixels
+    sign = moves % 2 * 2.0 - 1                                                           # left, up, in: -1; else +1
+    kind = moves // 2  # 0 across, 1 up and down, 2 turn, 3 zoom
+    along = (sign * (1 + 2 * draw[1]))[:, None] * times                                  # (n, frames), pixels
     across, down = along * (kind == 0)[:, None], along * (kind == 1)[:, None]
     angle = (sign * (4 + 6 * draw[1]))[:, None] * times * (kind == 2)[:, None] * math.pi / 180
     zoom = (1 + 0.05 + 0.07 * draw[1])[:, None] ** (sign[:, None] * times * (kind == 3)[:, None])
     world = 16 * size
     scene = mosaics(tiles, 1, world, regions=64, bend=0.05, generator=generator)[0].float()  # (1, 3, world, world)
     margin = 3 * size
-    start = margin + (world - 2 * margin) * draw[2:4]   # (2, n): the view's middle, in pixels
+    start = margin + (world - 2 * margin) * draw[2:4]                                    # (2, n): the view's middle, in pixels
     ruler = torch.arange(size) - (size - 1) / 2
-    y, x = torch.meshgrid(ruler, ruler, indexing="ij")   # each (size, size)
+    y, x = torch.meshgrid(ruler, ruler, indexing="ij")                                   # each (size, size)
     cos, sin = (f(angle)[..., None, None] * zoom[..., None, None] for f in (torch.cos, torch.sin))
-    row = start[0][:, None, None, None] + down[..., None, None] + sin * x + cos * y   # (n, frames, size, size)
+    row = start[0][:, None, None, None] + down[..., None, None] + sin * x + cos * y      # (n, frames, size, size)
     column = start[1][:, None, None, None] + across[..., None, None] + cos * x - sin * y
-    grid = torch.stack([column, row], dim=-1) / (world - 1) * 2 - 1   # -1..1, as grid_sample wants it
+    grid = torch.stack([column, row], dim=-1) / (world - 1) * 2 - 1                      # -1..1, as grid_sample wants it
     seen = F.grid_sample(scene, grid.reshape(1, -1, size, 2), padding_mode="reflection", align_corners=True)
     seen = seen.reshape(3, n, frames, size, size).permute(1, 2, 0, 3, 4)                 # (n, frames, 3, size, size)
     return seen.round().to(torch.uint8).contiguous(), motions
