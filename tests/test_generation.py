@@ -56,7 +56,7 @@ def test_a_share_that_hides_nothing_or_all_is_refused(share):
 
 
 @pytest.mark.parametrize("pool", ["cls", "mean"])
-def test_the_shuffle_is_inverted(pool, monkeypatch):
+def test_the_shuffle_is_inverted(pool):
     """With a decoder that does nothing, each visible token comes out at its own place, and the mask token elsewhere."""
     model = MaskedAutoencoder(small(pool=pool), width=16, depth=0).eval()
     model.norm = model.paint = torch.nn.Identity()
@@ -142,6 +142,21 @@ def test_with_gates_open_a_block_is_the_encoders_own():
     model.encoder.norm.register_forward_hook(lambda module, inputs, output: seen.append(output))
     model(images, torch.rand(2), torch.tensor([0, 1]))
     torch.testing.assert_close(seen[0], model.encoder.forward_features(images))
+
+
+def test_a_class_that_does_not_exist_is_refused_in_training_too():
+    with pytest.raises(ValueError, match=r"classes from 0 to 2, or 3 for any class, .* not \[0, 7\]"):
+        flow_matching_loss(DiffusionTransformer(small()), torch.zeros(2, 3, 8, 12), torch.tensor([0, 7]))
+
+
+def test_paintings_of_another_shape_are_refused():
+    with pytest.raises(ValueError, match=r"predicted must be \(2, 6, 48\), .* not \(1, 6, 48\)"):
+        masked_loss(torch.zeros(1, 6, 48), torch.zeros(2, 3, 8, 12), torch.tensor([[0], [1]]), 4)
+
+
+def test_a_conv_stem_is_refused():
+    with pytest.raises(ValueError, match="stem='conv'"):
+        DiffusionTransformer(small(stem="conv"))
 
 
 def test_a_cls_token_is_refused():

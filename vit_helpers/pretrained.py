@@ -48,12 +48,16 @@ def measured(name):
     return everything[name]
 
 
-def save_pretrained(name, model, facts, folder=WEIGHTS):
-    """Write the weights of `model` and the facts about them as `name`.pt and `name`.json."""
+def save_pretrained(name, model, facts, folder=WEIGHTS, dtype=None):
+    """Write the weights of `model`, a ViT or a head around one, and the facts about them as `name`.pt and `name`.json.
+
+    dtype: what the numbers are rounded to, such as torch.float16 for half of the size; by default they stay as they are.
+    """
     with written_whole(Path(folder) / f"{name}.pt") as temporary:
-        torch.save({key: value.cpu() for key, value in model.state_dict().items()}, temporary)
+        torch.save({key: value.to("cpu", dtype) for key, value in model.state_dict().items()}, temporary)
     with written_whole(Path(folder) / f"{name}.json") as temporary:
-        temporary.write_text(json.dumps({"name": name, "model": model.config, **facts}, indent=2) + "\n")
+        config = getattr(model, "encoder", model).config
+        temporary.write_text(json.dumps({"name": name, "model": config, **facts}, indent=2) + "\n")
 
 
 # torchvision's names, and ours, which are timm's. The inner ones stand behind "encoder.layers.encoder_layer_3.".

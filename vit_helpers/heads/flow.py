@@ -30,6 +30,8 @@ class DiffusionTransformer(nn.Module):
         super().__init__()
         if encoder.pool != "mean":
             raise ValueError(f"pool={encoder.pool!r}: a generator has no use for a CLS token; choose pool='mean'")
+        if encoder.config["stem"] != "linear":
+            raise ValueError(f"stem={encoder.config['stem']!r}: noise wants a start of its own, made for stem='linear' only")
         self.encoder, self.any_class = encoder, encoder.config["num_classes"]
         D, pixels = encoder.norm.normalized_shape[0], encoder.patch_embed.proj.weight[0].numel()
         # The encoder's own start is made for detail of 0.12 inside a patch; noise has more.
@@ -61,12 +63,20 @@ def on_the_way(images, noise, time):
     return (1 - time) * noise + time * images, images - noise
 
 
+def _check_labels(model, labels):
+    if labels.ndim != 1 or labels.is_floating_point() or not ((labels >= 0) & (labels <= model.any_class)).all():
+        raise ValueError(f"labels must be classes from 0 to {model.any_class - 1}, or {model.any_class} for any class, one for "
+                         f"each image, not {labels.tolist()}")
+
+
 def flow_matching_loss(model, images, labels, generator=None, without_class=0.1):
     """How far the model's velocity is from that of straight lines from noise to images: mean squared error, a scalar.
 
     Lipman et al. 2023, "Flow matching for generative modeling". images: normalized, (B, C, H, W); noise and times are drawn.
     In the share `without_class` of the images the class is hidden, for classifier-free guidance (Ho and Salimans 2022).
+    Raises ValueError for a class that does not exist.
     """
+    _check_labels(model, labels)
     noise = SPREAD * torch.randn(images.shape, generator=generator).to(images)
     time = torch.randn(len(images), generator=generator).sigmoid().to(images)        # mostly in the middle, where it is hard
     hidden = (torch.rand(len(images), generator=generator) < without_class).to(images.device)
@@ -84,9 +94,7 @@ def generate(model, labels, guidance=2.0, steps=20, generator=None, keep=0):
     not exist, a guidance that is negative or not finite, and no steps.
     """
     labels = torch.as_tensor(labels)
-    if labels.ndim != 1 or labels.is_floating_point() or not ((labels >= 0) & (labels <= model.any_class)).all():
-        raise ValueError(f"labels must be classes from 0 to {model.any_class - 1}, or {model.any_class} for any class, one for "
-                         f"each image, not {labels.tolist()}")
+    _check_labels(model, labels)
     if not 0 <= guidance < math.inf:
         raise ValueError(f"guidance={guidance} must be 0 or more: 0 ignores the class, 1 follows it, 2 exaggerates it")
     if steps < 1:

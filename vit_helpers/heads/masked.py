@@ -50,7 +50,12 @@ def masked_loss(predicted, images, visible, patch_size):
     """Mean squared error over the pixels of the *hidden* patches only; a scalar.
 
     predicted: (B, N, C * P * P), in the units of normalized pixels, -1..1. What is said about visible patches does not count.
+    Raises ValueError for predictions of another shape than the images' patches.
     """
-    error = (predicted.float() - patchify(images, patch_size)).square().mean(dim=-1)     # (B, N)
+    truth = patchify(images, patch_size)
+    if predicted.shape != truth.shape:
+        raise ValueError(f"predicted must be {tuple(truth.shape)}, as the patches of these images, "
+                         f"not {tuple(predicted.shape)}")
+    error = (predicted.float() - truth).square().mean(dim=-1)                            # (B, N)
     hidden = torch.ones_like(error).scatter(1, visible, 0.0)                             # 1 where hidden
     return (error * hidden).sum() / hidden.sum()

@@ -7,8 +7,7 @@ import torch
 
 from ..checkpoints import load_weights
 from ..model import VisionTransformer
-from ..pretrained import WEIGHTS
-from ..runtime import written_whole
+from ..pretrained import WEIGHTS, save_pretrained
 from .flow import DiffusionTransformer
 from .masked import MaskedAutoencoder
 
@@ -31,7 +30,4 @@ def load_head(name, folder=FOLDER):
 
 def save_head(name, model, facts, folder=FOLDER):
     """Write a head's weights, in half precision to halve the file, and the facts about it, as `name`.pt and `name`.json."""
-    with written_whole(Path(folder) / f"{name}.pt") as temporary:
-        torch.save({key: value.half().cpu() for key, value in model.state_dict().items()}, temporary)
-    with written_whole(Path(folder) / f"{name}.json") as temporary:
-        temporary.write_text(json.dumps({"name": name, "model": model.encoder.config, **facts}, indent=2) + "\n")
+    save_pretrained(name, model, facts, folder, dtype=torch.float16)
