@@ -1,0 +1,112 @@
+"""Exercises of lesson 05: scores, weights, heads, a whole attention layer."""
+
+import torch
+from torch import nn
+
+from ..model import MultiHeadSelfAttention
+from .base import exercise, take_weights
+
+
+@exercise(
+    cases=lambda: [(torch.tensor([[2.0, 0.0, 0.0, 0.0]]), torch.tensor([[3.0, 1.0, 0.0, 0.0], [0.0, 4.0, 0.0, 0.0]])),
+                   (torch.randn(2, 5, 8), torch.randn(2, 3, 8))],
+    mistakes={
+        "the scores are not divided by anything; divide by the square root of the head width.": lambda q, k: q @ k.mT,
+        "the scores are divided by the width itself; it should be its square root, as for any standard deviation of a sum.":
+            lambda q, k: q @ k.mT / q.shape[-1],
+        "they are divided by the square root of the number of tokens; it is the width, the last axis, that the sum runs over.":
+            lambda q, k: q @ k.mT / q.shape[-2] ** 0.5,
+        "the scores are multiplied by the square root; they have to shrink, not to grow.":
+            lambda q, k: q @ k.mT * q.shape[-1] ** 0.5,
+    })
+def scaled_scores(queries, keys):
+    return queries @ keys.transpose(-2, -1) / queries.shape[-1] ** 0.5
+
+
+@exercise(
+    cases=lambda: [(torch.tensor([[0.0, 0.0], [0.0, 1.0986123]]), torch.tensor([[4.0], [8.0]])),
+                   (torch.randn(2, 4, 4), torch.randn(2, 4, 3))],
+    mistakes={
+        "softmax runs over the queries (dim=-2): its columns sum to one, but each row has one unit of attention to give.":
+            lambda s, v: s.softmax(-2) @ v,
+        "there is no softmax: scores are no shares until each row sums to one.": lambda s, v: s @ v,
+        "the scores are divided by their sum instead of going through softmax; negative scores would become negative shares.":
+            lambda s, v: s / s.sum(-1, keepdim=True) @ v,
+        "the weights are transposed: row i of the weights says whom token i listens to.": lambda s, v: s.softmax(-1).mT @ v,
+    })
+def attend(scores, values):
+    return scores.softmax(dim=-1) @ values
+
+
+@exercise(
+    cases=lambda: [(torch.arange(8.0).reshape(1, 2, 4), 2), (torch.randn(2, 5, 12), 3)],
+    mistakes={
+        "the reshape goes straight to (B, H, N, D/H), cutting up the row of numbers regardless of tokens: a head then sees "
+        "pieces of other tokens. Reshape to (B, N, H, D/H) first, then swap the axes.":
+            lambda x, h: x.reshape(x.shape[0], h, x.shape[1], -1),
+        "the heads take every H-th number of a token (D/H before H in the reshape); a head owns neighboring numbers.":
+            lambda x, h: x.reshape(*x.shape[:2], -1, h).permute(0, 3, 1, 2),
+        "the axes are still (B, N, H, D/H): heads have to stand before tokens, so that each head compares its own tokens.":
+            lambda x, h: x.reshape(*x.shape[:2], h, -1),
+    })
+def split_heads(tokens, num_heads):
+    B, N, D = tokens.shape
+    return tokens.reshape(B, N, num_heads, D // num_heads).transpose(1, 2)
+
+
+class Layer(nn.Module):
+    """The answer to the last exercise, with room for the mistakes."""
+
+    def __init__(self, embed_dim, num_heads):
+        super().__init__()
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(embed_dim, 3 * embed_dim)
+        self.proj = nn.Linear(embed_dim, embed_dim)
+
+    def scale(self, D):
+        return (D // self.num_heads) ** -0.5
+
+    def merge(self, mixed):                              # (B, H, N, D/H) -> (B, N, D)
+        return mixed.transpose(1, 2).flatten(2)
+
+    def forward(self, x):
+        q, k, v = self.qkv(x).unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        return self.proj(self.merge((q @ k.mT * self.scale(x.shape[-1])).softmax(dim=-1) @ v))
+
+
+class ModelWidth(Layer):
+    def scale(self, D):
+        return D ** -0.5
+
+
+class HeadsStayApart(Layer):
+    def merge(self, mixed):
+        B, H, N, d = mixed.shape
+        return mixed.reshape(B, N, H * d)
+
+
+class ForgetsProj(Layer):
+    def forward(self, x):
+        q, k, v = self.qkv(x).unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        return self.merge((q @ k.mT * self.scale(x.shape[-1])).softmax(dim=-1) @ v)
+
+
+def with_known_weights(answer, embed_dim, num_heads, x):
+    """The layer's output with the weights of the package's own layer, so that only the computation can differ."""
+    layer = answer(embed_dim, num_heads)
+    torch.manual_seed(2)
+    return take_weights(layer, MultiHeadSelfAttention(embed_dim, num_heads).state_dict())(x)
+
+
+@exercise(
+    use=with_known_weights,
+    cases=lambda: [(4, 2, torch.randn(1, 2, 4)), (24, 3, torch.randn(2, 5, 24))],
+    mistakes={
+        "the scores are divided by the root of the model width; each head sums over its own width, embed_dim // num_heads.":
+            ModelWidth,
+        "the heads are merged without swapping heads and tokens back: transpose (B, H, N, D/H) to (B, N, H, D/H) before the "
+        "reshape, or tokens are mixed.": HeadsStayApart,
+        "the last layer, proj, is there but not used.": ForgetsProj,
+    })
+class Attention(Layer):
+    pass
