@@ -159,7 +159,7 @@ def test_differences_are_put_into_words(wanted, got, said):
 
 
 def test_parameters_with_other_names_or_shapes_are_told():
-    with pytest.raises(base.Wrong, match=r"a.weight is missing \(wanted \(2, 3\)\), b.weight \(3, 3\) \(not wanted\)"):
+    with pytest.raises(base.Wrong, match=r"b.weight \(3, 3\) \(not wanted\), a.weight is missing \(wanted \(2, 3\)\)"):
         base.take_weights(nn.ModuleDict({"b": nn.Linear(3, 3, bias=False)}),
                           nn.ModuleDict({"a": nn.Linear(3, 2, bias=False)}).state_dict())
 
@@ -204,6 +204,13 @@ def test_an_exercise_is_a_text_a_stub_a_checker_and_a_folded_solution(path):
             f"{name}: not written yet.\n")
         assert everything[i + 2]["metadata"]["tags"] == ["solution"] and solution.startswith("<details><summary>Solution")
         assert solution.rstrip().endswith("</details>")
+
+
+def test_the_lesson_tells_how_long_its_exercises_take(path):
+    everything = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    minutes = re.findall(r"^### Exercise .* · (\d+) minutes? · ", "\n".join("".join(c["source"]) for c in everything), re.M)
+    first = "".join(everything[0]["source"])
+    assert f"exercises {sum(map(int, minutes))} · **You need:**" in first
 
 
 def test_stubs_are_unwritten_and_ask_for_what_the_reference_takes(path):
