@@ -36,6 +36,7 @@ PICTURES = {
     "attention_on_image": lambda: plotting.attention_on_image(IMAGES[0], torch.rand(2, 4, 4), (0, 3), "Tiles"),
     "maps_on_images": lambda: plotting.maps_on_images(IMAGES[:2], {"flow": torch.rand(2, 4, 4), "for": torch.randn(2, 4, 4)},
                                                       ["a", "b"], "Tiles"),
+    "projection": lambda: plotting.projection(IMAGES[0], torch.randn(3, 4, 4), torch.rand(4, 4), "Tiles"),
     "explained": lambda: plotting.explained([("one", EXPLAINED), ("two", EXPLAINED)], "Tiles"),
     "curves": lambda: plotting.curves({"training": [3, 2, 1], "test": [3, 2.5, 2]}, title="Tiles", ylabel="loss"),
     "bars": lambda: plotting.bars(["a", "b"], [0.25, 0.75], title="Tiles", xlabel="accuracy"),
@@ -103,12 +104,26 @@ def test_image_grid_shows_each_image_under_its_label():
 def test_patch_lines_frame_and_number_the_patches_in_reading_order():
     image = torch.zeros(3, 16, 24, dtype=torch.uint8)
     axis = plotting.patch_lines(image, 8).axes[0]
-    corners = [patch.get_xy() for patch in axis.patches]
-    assert corners == [(x - 0.5, y - 0.5) for y in (0, 8) for x in (0, 8, 16)]       # 0.5: the edge of a pixel
-    assert all((patch.get_width(), patch.get_height()) == (8, 8) for patch in axis.patches)
+    across, down = ([line.tolist() for line in lines.get_segments()] for lines in axis.collections)
+    assert across == [[[-0.5, y], [23.5, y]] for y in (-0.5, 7.5, 15.5)]             # 0.5: the edge of a pixel
+    assert down == [[[x, -0.5], [x, 15.5]] for x in (-0.5, 7.5, 15.5, 23.5)]
     assert texts(axis) == ["0", "1", "2", "3", "4", "5"]
     assert axis.texts[5].get_position() == (19.5, 11.5)      # the middle of the last patch
     assert texts(plotting.patch_lines(image, 8, numbers=False).axes[0]) == []
+
+
+def test_a_projection_shows_tile_filter_and_numbers_and_frames_the_extremes():
+    values = torch.zeros(4, 4)
+    values[1, 2], values[3, 0] = 5, -5
+    weights = torch.zeros(3, 4, 4)
+    weights[0, 0, 0], weights[1, 0, 0] = 2, -2
+    picture = plotting.projection(IMAGES[0], weights, values)
+    tile, filter_, cells = picture.axes[:3]
+    assert np.array_equal(pixels(tile), plotting.as_pixels(IMAGES[0])) and np.array_equal(pixels(cells), values)
+    assert pixels(filter_)[0, 0].tolist() == [255, 0, 128] and pixels(filter_)[1, 1].tolist() == [128] * 3      # gray is zero
+    framed = {patch.get_linestyle(): patch.get_xy() for patch in tile.patches}
+    assert framed == {"--": (-0.5, 11.5), "-": (7.5, 3.5)}                   # the corners of cells (3, 0) and (1, 2)
+    assert "from -5 (row 3, column 0) to 5 (row 1, column 2)" in picture.alt
 
 
 def test_heatmap_shows_values_names_and_numbers():

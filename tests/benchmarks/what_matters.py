@@ -2,7 +2,7 @@
 
     python tests/benchmarks/what_matters.py STUDY [--seeds 0 1 2] [--source eurosat] [--out FILE.json]
 
-STUDY is one of: walk, patch_size, positions, optimizers, images. The result goes to vit_helpers/measured.json.
+STUDY is one of: walk, patch_size, positions, optimizers, learning_rate, images. The result goes to vit_helpers/measured.json.
 Only `images` reports on the test tiles; nothing is chosen by it. The seed sets first weights, order and augmentation.
 """
 
@@ -26,8 +26,8 @@ def trial(train, judged, recipe, epochs, seed, model=None, **changes):
     torch.manual_seed(seed)
     model = model() if model else VisionTransformer(**{**recipe.model, **changes})
     started = perf_counter()
-    fit(model, train, epochs=epochs, recipe=recipe, seed=seed)
-    return {"seconds": perf_counter() - started, "accuracy": evaluate(model, judged).accuracy}
+    history = fit(model, train, epochs=epochs, recipe=recipe, seed=seed)
+    return {"seconds": perf_counter() - started, "accuracy": evaluate(model, judged).accuracy, "history": history}
 
 
 def repeated(seeds, *args, **changes):
@@ -97,6 +97,23 @@ def optimizers(train, judged, seeds):
     return rows
 
 
+def learning_rate(train, judged, seeds):
+    """Adam at nine constant learning rates, all else as in the good recipe; two epochs; the losses of the first seed.
+
+    A loss is the mean over as many steps as make 40 points of the curve.
+    """
+    rows = []
+    for rate in (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1):
+        recipe = replace(GOOD, optimizer="adam", learning_rate=rate, weight_decay=0.0, warmup=0.0, decay=False)
+        runs = [trial(train, judged, recipe, 2, seed) for seed in seeds]
+        losses = runs[0]["history"].step_loss
+        points = [losses[len(losses) * i // 40:len(losses) * (i + 1) // 40] for i in range(40)]
+        rows.append({"learning_rate": rate, "accuracy": [round(run["accuracy"], 4) for run in runs], "steps": len(losses),
+                     "loss": [round(statistics.mean(part), 4) for part in points]})
+        print(rows[-1], flush=True)
+    return rows
+
+
 def images(train, judged, seeds):
     """100 to 21,600 training images, ViT against a CNN of the same size, the same number of steps each; on the test tiles."""
     rows, steps = [], 2 * math.ceil(len(train) / GOOD.batch_size)
@@ -110,7 +127,7 @@ def images(train, judged, seeds):
     return rows
 
 
-STUDIES = {study.__name__: study for study in (walk, patch_size, positions, optimizers, images)}
+STUDIES = {study.__name__: study for study in (walk, patch_size, positions, optimizers, learning_rate, images)}
 
 
 def main():

@@ -5,7 +5,7 @@ from .charts import bars, curves, heatmap, reliability, scatter
 from .detections import detections, query_places
 from .films import film_strips
 from .land import land_use, segmentations
-from .maps import attention_on_image, cell_maps, explained, maps_on_images
+from .maps import attention_on_image, cell_maps, explained, maps_on_images, projection
 from .tiles import image_grid, patch_lines, predictions, stages
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "maps_on_images",
     "patch_lines",
     "predictions",
+    "projection",
     "query_places",
     "reliability",
     "scatter",

@@ -32,8 +32,8 @@ def curves(lines, x=None, title="", xlabel="", ylabel="", logx=False, logy=False
     return picture
 
 
-def bars(names, values, title="", xlabel="", numbers=".1%"):
-    """Horizontal bars, one for each name, with their values written at the end."""
+def bars(names, values, title="", xlabel="", numbers=".1%", limit=None):
+    """Horizontal bars, one for each name, with their values written at the end; `limit` is where the axis ends."""
     values = [float(v) for v in values]
     picture, axes = new_picture(title, f"{title}. Bars of {xlabel}: " + ", ".join(
         f"{n} {format(v, numbers)}" for n, v in zip(names, values, strict=True)), figsize=(6.0, 0.28 * len(values) + 1.0))
@@ -41,7 +41,7 @@ def bars(names, values, title="", xlabel="", numbers=".1%"):
     drawn = axis.barh(range(len(values)), values, color=COLORS[0])
     axis.bar_label(drawn, [format(v, numbers) for v in values], fontsize=8, padding=2)
     axis.set_yticks(range(len(values)), names, fontsize=8)
-    axis.set(xlabel=xlabel, xlim=(min(0, *values), max(values) * 1.15 or 1))
+    axis.set(xlabel=xlabel, xlim=(min(0, *values), limit or max(values) * 1.15 or 1))
     axis.invert_yaxis()
     return picture
 

@@ -35,10 +35,10 @@ def _cells(pixels, values):
     return np.kron(values, np.ones((pixels.shape[0] // values.shape[0], pixels.shape[1] // values.shape[1])))
 
 
-def _frame(axis, pixels, shape, cell):
+def _frame(axis, pixels, shape, cell, style="-"):
     height, width = pixels.shape[0] // shape[0], pixels.shape[1] // shape[1]
     corner = (cell[1] * width - 0.5, cell[0] * height - 0.5)
-    axis.add_patch(Rectangle(corner, width, height, fill=False, edgecolor="red", linewidth=1.5))
+    axis.add_patch(Rectangle(corner, width, height, fill=False, edgecolor="red", linewidth=1.5, linestyle=style))
 
 
 def attention_on_image(image, weights, query, title="", labels=None):
@@ -58,8 +58,9 @@ def attention_on_image(image, weights, query, title="", labels=None):
     return picture
 
 
-def _peak(values):
-    return tuple(int(i) for i in np.unravel_index(np.argmax(values), values.shape))
+def _cell(values, find=np.argmax):
+    """The (row, column) of the largest value, or of the one that `find` finds."""
+    return tuple(int(i) for i in np.unravel_index(find(values), values.shape))
 
 
 def _map_on_image(axis, pixels, values, label):
@@ -69,7 +70,7 @@ def _map_on_image(axis, pixels, values, label):
     colors = colormaps[MAP](_cells(pixels, (values - low) / max(high - low, 1e-12)))[..., :3] * 255      # (H, W, 3)
     blended = 0.4 * pixels.mean(axis=2, keepdims=True) + 0.6 * colors        # the tile shines through in gray
     show(axis, blended.astype(np.uint8), f"{label}\n{low:.3g} to {high:.3g}")
-    peak = tuple(int(i) for i in np.unravel_index(np.argmax(values), values.shape))
+    peak = _cell(values)
     _frame(axis, pixels, values.shape, peak)
     return peak
 
@@ -89,6 +90,29 @@ def maps_on_images(images, maps, labels=None, title=""):
             peak = _map_on_image(axis, pixels, values[i], name)
             facts.append(f"{labels[i] or f'image {i}'}, {name}: largest in row {peak[0]}, column {peak[1]}")
     picture.alt = f"{title}. Tiles with maps laid over them as cells. " + "; ".join(facts)
+    return picture
+
+
+def projection(image, weights, values, title=""):
+    """An image (3, H, W), a filter `weights` (3, P, P), and the number `values` (rows, columns) that it gives each patch.
+
+    Gray in the filter is zero; the patches with the smallest and the largest number are framed, dashed and solid.
+    """
+    values = np.asarray(torch.as_tensor(values).detach().cpu())
+    weights = torch.as_tensor(weights).detach().cpu()
+    low, high = _cell(values, np.argmin), _cell(values)
+    alt = (f"{title}. A tile, a filter of {weights.shape[1]} x {weights.shape[2]} pixels, and a map of {values.shape[0]} x "
+           f"{values.shape[1]} numbers from {values.min():.3g} (row {low[0]}, column {low[1]}) to {values.max():.3g} (row "
+           f"{high[0]}, column {high[1]}).")
+    picture, axes = new_picture(title, alt, 1, 3, figsize=(7.4, 2.8))
+    pixels = as_pixels(image)
+    show(axes[0, 0], pixels, "tile: smallest dashed, largest solid")
+    show(axes[0, 1], as_pixels(weights.float() / weights.abs().max().clamp(min=1e-12)), "filter, gray is zero")
+    show(axes[0, 2], values, "number of each patch", cmap=MAP)
+    for cell, style in ((low, "--"), (high, "-")):
+        _frame(axes[0, 0], pixels, values.shape, cell, style)
+        _frame(axes[0, 2], values, values.shape, cell, style)
+    picture.colorbar(axes[0, 2].images[0], ax=axes[0, 2], shrink=0.8)
     return picture
 
 

@@ -2,7 +2,6 @@
 
 import numpy as np
 import torch
-from matplotlib.patches import Rectangle
 
 from .base import COLORS, MAP, as_pixels, new_picture, show
 
@@ -29,13 +28,12 @@ def patch_lines(image, patch_size, title="", numbers=True, width=4.0):
                              figsize=(width, width * rows / columns + 0.4))
     axis = axes[0, 0]
     show(axis, pixels)
-    for r in range(rows):
-        for c in range(columns):
-            corner = (c * patch_size - 0.5, r * patch_size - 0.5)
-            axis.add_patch(Rectangle(corner, patch_size, patch_size, fill=False, color="white", linewidth=0.6))
-            if numbers:
-                axis.text(corner[0] + patch_size / 2, corner[1] + patch_size / 2, r * columns + c, color="white",
-                          fontsize=7, ha="center", va="center", bbox={"color": "black", "alpha": 0.45, "pad": 0.8})
+    y, x = (np.arange(n + 1) * patch_size - 0.5 for n in (rows, columns))            # -0.5: the edge of a pixel, not its middle
+    axis.hlines(y, x[0], x[-1], color="white", linewidth=0.6)
+    axis.vlines(x, y[0], y[-1], color="white", linewidth=0.6)
+    for i in range(rows * columns if numbers else 0):
+        axis.text(x[i % columns] + patch_size / 2, y[i // columns] + patch_size / 2, i, color="white", fontsize=7, ha="center",
+                  va="center", bbox={"color": "black", "alpha": 0.45, "pad": 0.8})
     return picture
 
 
