@@ -11,7 +11,7 @@ import vit_helpers
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-KNOWN_TAGS = {"nbval-ignore-output", "exercise", "solution"}
+KNOWN_TAGS = {"nbval-ignore-output", "exercise", "solution", "slider"}
 COURSE = ["00_start_here", "01_eurosat_data", "02_patches", "03_patch_embeddings", "04_positional_encoding",
           "05_self_attention", "06_encoder", "07_vision_transformer", "08_training", "09_evaluation",
           "10_attention_maps", "11_what_matters", "12_pretrained", "13_segmentation", "14_detection", "15_video",
@@ -119,8 +119,17 @@ def test_small_steps(notebook):
 def test_each_ignored_output_is_followed_by_a_strict_cell(notebook):
     cells = code_cells(notebook)
     for cell, following in zip(cells, [*cells[1:], None], strict=True):
-        if not is_strict(cell):
+        if not is_strict(cell) and "slider" not in cell["metadata"]["tags"]:
             assert following and is_strict(following), f"no strict cell after: {source(cell)}"
+
+
+def test_a_control_is_not_stored_and_has_its_picture_below(notebook):
+    cells = code_cells(notebook)
+    for cell, following in zip(cells, [*cells[1:], None], strict=True):
+        if "slider" in cell["metadata"].get("tags", []):
+            assert not cell["outputs"] and not is_strict(cell), "store outputs with: python tests/benchmarks/lessons.py NAME"
+            assert source(cell).splitlines()[-1].startswith(("widgets.", " "))
+            assert any("image/png" in output.get("data", {}) for output in following["outputs"])
 
 
 def test_strict_cells_print_only_what_is_the_same_everywhere(notebook):

@@ -1,4 +1,7 @@
-"""The command line: `python -m vit_helpers train` makes weights, `evaluate` judges them, `predict` uses them."""
+"""The command line: `python -m vit_helpers train` makes weights, `evaluate` judges them, `predict` uses them.
+
+`publish` writes the address of a copy of the course into it.
+"""
 
 import argparse
 import shlex
@@ -11,6 +14,7 @@ import torch
 from . import RECIPES, VisionTransformer, evaluate, fit, load_pretrained, load_tiles, predict
 from .evaluation import class_means, familiarity, pooled_features
 from .pretrained import WEIGHTS, pretrained_facts, save_pretrained
+from .publish import publish
 from .runtime import written_whole
 
 
@@ -93,6 +97,15 @@ def answer(args):
     return 2 if problems else 0
 
 
+def give_address(args):
+    """Write the address of this copy of the course into pyproject.toml, the badges and the setup cells of all notebooks."""
+    changed = publish(args.url, args.branch)
+    print("\n".join(f"written: {path}" for path in changed) or "nothing to change")
+    if changed and args.url:
+        print("Commit and push these files; the notebooks then install the course wherever they are opened.")
+    return 0
+
+
 def main():
     parser = argparse.ArgumentParser("python -m vit_helpers", description=__doc__)
     commands = parser.add_subparsers(required=True)
@@ -116,6 +129,10 @@ def main():
     command.add_argument("--name", default="eurosat", choices=("eurosat", "synthetic"), help="which shipped weights")
     command.add_argument("--map", metavar="OUT.png", help="write each picture with where the model reads its class")
     command.set_defaults(run=answer)
+    command = commands.add_parser("publish", help=give_address.__doc__)
+    command.add_argument("url", help='https://github.com/OWNER/REPO, another https repository, a folder, or "" for none')
+    command.add_argument("--branch", default="main", help="the branch that Colab and Binder open")
+    command.set_defaults(run=give_address)
     args = parser.parse_args()
     try:
         return args.run(args)

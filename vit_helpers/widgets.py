@@ -25,6 +25,7 @@ class Box(ipywidgets.VBox):
             control.observe(self.renew, "value")
         hint = ipywidgets.HTML(f"<em>{html.escape(about)} Tab: next control. Arrow keys: change it.</em>")
         super().__init__([hint, *controls.values(), *above, self.picture])
+        self.add_class("vit-box")                # a name to find it by in the page
         self.renew()
 
     def renew(self, _=None):
@@ -107,13 +108,15 @@ def patch_sizes(image, patch_size=8):
 
 
 def projections(image, filters):
-    """Lesson 03: one filter of {name: (M, 3, P, P)} and the number that it makes of each patch of an image (3, H, W)."""
+    """Lesson 03: one filter of {name: (M, 3, P, P)}, and the number that it makes of each patch of an image (3, H, W)."""
+    normalized = image if image.is_floating_point() else normalize(image)
+
     def draw(kind, index):
         several = filters[kind].detach()
         if index >= len(several):
             raise ValueError(f"there are {len(several)} {kind}; the last one is number {len(several) - 1}")
         one = several[index]
-        values = torch.nn.functional.conv2d(normalize(image)[None], one[None], stride=one.shape[1:])[0, 0]   # (rows, columns)
+        values = torch.nn.functional.conv2d(normalized[None], one[None], stride=one.shape[1:])[0, 0]         # (rows, columns)
         return plotting.projection(image, one, values, f"{kind}, number {index}: one number for each patch")
 
     return Box("Each filter makes one number of each patch.", draw,

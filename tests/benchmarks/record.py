@@ -29,14 +29,25 @@ def peak_memory(device):
     """The most bytes in use so far, by this process or on its GPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    if Path("/proc/self/status").exists():
-        # Not getrusage: on Linux its ru_maxrss lives on through fork and exec, so a small child of this script would
-        # report the peak of its parent, which has trained four models.
-        line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
-        return int(line.split()[1]) * 1024
+    peak = peak_memory_of("self")
+    if peak:
+        return peak
     import resource
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss       # bytes on macOS
+
+
+def peak_memory_of(process):
+    """The most bytes that a running process, by its number, has held in memory so far; None where Linux does not tell.
+
+    Not getrusage: on Linux its ru_maxrss lives on through fork and exec, so a small child of a benchmark would report the
+    peak of its parent, which has trained four models.
+    """
+    status = Path(f"/proc/{process}/status")
+    if not status.exists():
+        return None
+    line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) * 1024
 
 
 def record(name, facts, path=None):

@@ -1,0 +1,182 @@
+"""Exercises of lesson 14: a table of overlaps, who answers for what, duplicates thrown away, average precision."""
+
+import torch
+from scipy.optimize import linear_sum_assignment
+
+from ..heads import average_precision, overlap
+from .base import exercise
+
+
+def boxes_at(corners, sides):
+    return torch.cat([corners, corners + sides], dim=1)
+
+
+def areas(boxes):
+    return (boxes[:, 2:] - boxes[:, :2]).prod(dim=1)
+
+
+def shared_areas(first, second, least=0.0):
+    return (torch.minimum(first[:, None, 2:], second[:, 2:])
+            - torch.maximum(first[:, None, :2], second[:, :2])).clamp(min=least).prod(dim=2)
+
+
+def without_clamp(first, second):
+    shared = shared_areas(first, second, -torch.inf)
+    return shared / (areas(first)[:, None] + areas(second) - shared)
+
+
+@exercise(
+    cases=lambda: [(torch.tensor([[0.0, 0.0, 4.0, 4.0]]), torch.tensor([[2.0, 2.0, 6.0, 6.0], [5.0, 6.0, 8.0, 8.0]])),
+                   (boxes_at(torch.rand(3, 2), torch.rand(3, 2)), boxes_at(torch.rand(5, 2), torch.rand(5, 2)))],
+    mistakes={
+        "the sides of the shared part may become negative, and two negative sides make a positive area; clamp them at 0 first.":
+            without_clamp,
+        "the shared part is in both areas, so their sum counts it twice; take it off once.":
+            lambda a, b: shared_areas(a, b) / (areas(a)[:, None] + areas(b)),
+        "the shared area is divided by the area of the first box; a union is what either box covers.":
+            lambda a, b: shared_areas(a, b) / areas(a)[:, None],
+        "the table is turned over: rows belong to the first boxes, columns to the second.":
+            lambda a, b: overlap(b[:, None], a)[0],
+        "this is GIoU, which goes below 0; IoU is the first of the two values that `overlap` gives.":
+            lambda a, b: overlap(a[:, None], b)[1],
+    })
+def iou_table(first, second):
+    return overlap(first[:, None], second)[0]
+
+
+def owners(cost, queries, objects):
+    return torch.full((len(cost),), -1).scatter(0, torch.as_tensor(queries), torch.as_tensor(objects))
+
+
+def one_by_one(cost):
+    free, queries = cost.clone(), []
+    for thing in range(cost.shape[1]):
+        queries.append(int(free[:, thing].argmin()))
+        free[queries[-1]] = torch.inf
+    return owners(cost, queries, list(range(cost.shape[1])))
+
+
+def one_for_several(cost):
+    owner = torch.full((len(cost),), -1)
+    for thing, query in enumerate(cost.argmin(dim=0).tolist()):
+        owner[query] = thing
+    return owner
+
+
+@exercise(
+    cases=lambda: [(torch.tensor([[1.0, 3.0], [2.0, 9.0], [8.0, 8.0]]),), (torch.rand(6, 4),), (torch.rand(5, 5),)],
+    mistakes={
+        "the objects choose one after the other among the free queries; a good first choice can cost a later object dearly. "
+        "Compare the sums of whole assignments.": one_by_one,
+        "each object takes its cheapest query, even one that is taken, so objects are lost; a query answers for one object "
+        "only.":
+            one_for_several,
+        "each query takes its cheapest object, so nobody is silent and objects get several queries; go the other way round.":
+            lambda cost: cost.argmin(dim=1),
+        "these are the queries, one for each object; wanted is the object, one for each query, and -1 for none.":
+            lambda cost: torch.from_numpy(linear_sum_assignment(cost.T.numpy())[1]),
+        "this is the most expensive assignment; wanted is the cheapest.":
+            lambda cost: owners(cost, *linear_sum_assignment(cost.numpy(), maximize=True)),
+    })
+def assign(cost):
+    return owners(cost, *linear_sum_assignment(cost.numpy()))
+
+
+def by_any_surer(boxes, scores, threshold):
+    order = scores.argsort(descending=True)
+    too_close = overlap(boxes[order][:, None], boxes[order])[0] > threshold              # (n, n)
+    return order[~too_close.tril(-1).any(dim=1)]
+
+
+def in_order_of(order, boxes, threshold, keep=torch.le):
+    kept = []
+    while len(order):
+        best, rest = order[0], order[1:]
+        kept.append(best)
+        order = rest[keep(overlap(boxes[best], boxes[rest])[0], threshold)]
+    return torch.stack(kept)
+
+
+def crowd():
+    """Fourteen boxes, two to five around each of four places, and their scores."""
+    places = torch.tensor([[0, 0, 4, 4], [3, 3, 9, 6], [10, 0, 14, 8], [0, 9, 6, 15.0]])[torch.arange(14) % 4]
+    return places + 0.8 * torch.rand(14, 4), torch.rand(14), 0.6
+
+
+@exercise(
+    cases=lambda: [(torch.tensor([[1.0, 0, 5, 4], [2, 0, 6, 4], [0, 0, 4, 4]]), torch.tensor([0.8, 0.7, 0.9]), 0.5),
+                   crowd()],
+    mistakes={
+        "a box goes as soon as it overlaps any surer box, even one that was thrown away itself; only boxes that are kept may "
+        "throw others away.": by_any_surer,
+        "the boxes are taken in the order of the list; the surest must come first.":
+            lambda boxes, scores, least: in_order_of(torch.arange(len(boxes)), boxes, least),
+        "the right ones are kept, but in the order of the list; return the surest first.":
+            lambda boxes, scores, least: suppress.reference(boxes, scores, least).sort().values,
+        "these are the boxes themselves; wanted are their numbers, with which one can also pick classes and scores.":
+            lambda boxes, scores, least: boxes[suppress.reference(boxes, scores, least)],
+        "the comparison is the wrong way round: duplicates stay, and boxes elsewhere go.":
+            lambda boxes, scores, least: in_order_of(scores.argsort(descending=True), boxes, least, torch.gt),
+    })
+def suppress(boxes, scores, threshold):
+    return in_order_of(scores.argsort(descending=True), boxes, threshold)
+
+
+def in_scenes(scenes, *parts):
+    return [tuple(part[scenes == scene] for part in parts) for scene in range(8)]
+
+
+def ap_of(right, wanted, best_from_here=True):
+    """Mean precision at 101 recalls, from right or wrong in order of score."""
+    hits = right.double().cumsum(dim=0)
+    precision, recall = hits / torch.arange(1, len(hits) + 1), hits / wanted
+    if best_from_here:
+        precision = precision.flip(0).cummax(dim=0).values.flip(0)
+    levels = torch.arange(101, dtype=torch.float64) / 100
+    return torch.cat([precision, torch.zeros(1)])[torch.searchsorted(recall, levels)].mean().item()
+
+
+def right_ones(boxes, scores, scenes, true_boxes, true_scenes, once=True):
+    free, right = torch.ones(len(true_boxes), dtype=torch.bool), []
+    for i in scores.argsort(descending=True).tolist():
+        iou = overlap(boxes[i], true_boxes)[0].where(free & (true_scenes == scenes[i]), 0.0)
+        right.append(bool(iou.max() >= 0.5))
+        if right[-1] and once:
+            free[iou.argmax()] = False
+    return torch.tensor(right)
+
+
+def unsorted(boxes, scores, scenes, true_boxes, true_scenes):
+    return ap50.reference(boxes, torch.linspace(1, 0.5, len(scores)), scenes, true_boxes, true_scenes)
+
+
+def several_scenes():
+    """Three scenes with seven objects; eleven answers: right ones, a bit or far off, duplicates, one in the wrong scene."""
+    places = torch.tensor([[0.0, 0, 0.2, 0.3], [0.3, 0.3, 0.6, 0.5], [0.7, 0.7, 1, 0.9], [0, 0.6, 0.3, 1]])
+    which, scenes = torch.tensor([0, 1, 1, 2, 3, 0, 1, 2, 3, 2, 0]), torch.tensor([0, 0, 0, 0, 1, 1, 1, 2, 2, 1, 2])
+    off = 0.02 * torch.rand(11, 4) + torch.tensor([0, 0, 0, 0.3, 0, 0, 0.2, 0, 0, 0, 0])[:, None]
+    true, true_scenes = torch.tensor([0, 1, 2, 0, 3, 2, 1]), torch.tensor([0, 0, 0, 1, 1, 2, 2])
+    return (places[which] + off).clamp(0, 1), torch.rand(11), scenes, places[true], true_scenes
+
+
+@exercise(
+    cases=lambda: [(torch.tensor([[0.5, 0.5, 1, 1], [0, 0, 0.5, 0.5], [0, 0, 0.5, 0.4]]), torch.tensor([0.7, 0.9, 0.8]),
+                    torch.tensor([1, 0, 0]), torch.tensor([[0, 0, 0.5, 0.5], [0.5, 0.5, 1, 1]]), torch.tensor([0, 1])),
+                   several_scenes()],
+    mistakes={
+        "an object may be taken twice, so a duplicate counts as right; mark each object that is taken.":
+            lambda *case: ap_of(right_ones(*case, once=False), len(case[3])),
+        "the scenes are ignored: an answer may only take an object of its own scene.":
+            lambda boxes, scores, scenes, true, true_scenes:
+                ap_of(right_ones(boxes, scores, 0 * scenes, true, 0 * true_scenes), len(true)),
+        "the answers are counted in the order in which they come; go from the surest to the least sure, over all scenes.":
+            unsorted,
+        "the precision at a recall is the one right there; take the best from there on, up to the last answer.":
+            lambda *case: ap_of(right_ones(*case), len(case[3]), best_from_here=False),
+        "recall is the share of the objects that were found at all; objects that nobody found must count as well.":
+            lambda *case: ap_of(right_ones(*case), right_ones(*case).sum()),
+    })
+def ap50(boxes, scores, scenes, true_boxes, true_scenes):
+    found = in_scenes(scenes, boxes, torch.zeros(len(boxes), dtype=torch.int64), scores)
+    truth = in_scenes(true_scenes, true_boxes, torch.zeros(len(true_boxes), dtype=torch.int64))
+    return average_precision(found, truth, num_classes=1, thresholds=(0.5,)).item()

@@ -1,0 +1,158 @@
+"""Exercises of lesson 16: tokens back at their places, the loss of flow matching, a block that is steered, painting."""
+
+import torch
+from torch import nn
+
+from ..heads import DiffusionTransformer, on_the_way
+from ..model import EncoderBlock, VisionTransformer
+from .base import exercise
+
+
+def by_gather(tokens, visible, mask_token, num_patches):
+    hidden = torch.stack([torch.tensor(sorted(set(range(num_patches)) - set(row))) for row in visible.tolist()])
+    x = torch.cat([tokens, mask_token.expand(*hidden.shape, -1)], dim=1)
+    return x.gather(1, torch.cat([visible, hidden], dim=1)[..., None].expand_as(x))
+
+
+@exercise(
+    cases=lambda: [(torch.tensor([[[7.0], [9.0]]]), torch.tensor([[3, 0]]), torch.tensor([-1.0]), 5),
+                   (torch.randn(3, 4, 6), torch.rand(3, 10).argsort(dim=1)[:, :4], torch.randn(6), 10)],
+    mistakes={
+        "the tokens are put at the first places, in the order in which they came; `visible` says where each belongs.":
+            lambda tokens, visible, mask, n:
+                put_back.reference(tokens, torch.arange(visible.shape[1]).expand_as(visible), mask, n),
+        "the places are sorted and the tokens are not, so they are exchanged among each other; token i belongs to place "
+        "visible[i].":
+            lambda tokens, visible, mask, n: put_back.reference(tokens, visible.sort(dim=1).values, mask, n),
+        "the places of the first image are used for all; each image hides other patches.":
+            lambda tokens, visible, mask, n: put_back.reference(tokens, visible[:1].expand_as(visible), mask, n),
+        "the table of places is used in the wrong direction; `gather` takes from a place, `scatter` puts into it.": by_gather,
+        "the empty places are zero; put the mask token there, which the decoder can learn.":
+            lambda tokens, visible, mask, n: put_back.reference(tokens, visible, torch.zeros_like(mask), n),
+    })
+def put_back(tokens, visible, mask_token, num_patches):
+    B, _, W = tokens.shape
+    return mask_token.expand(B, num_patches, W).scatter(1, visible[..., None].expand_as(tokens), tokens)
+
+
+class Toy(nn.Module):
+    """A stand-in for a painter: its velocity is noisy + time + class."""
+
+    any_class = 4
+
+    def forward(self, noisy, time, labels):
+        for name, value in (("times", time), ("labels", labels)):
+            if value.shape != (len(noisy),):
+                raise ValueError(f"the model takes {name} (B,) = ({len(noisy)},), not {tuple(value.shape)}")
+        return noisy + (time + labels)[:, None, None, None]
+
+
+def loss_of(model, noisy, time, labels, hidden, wanted):
+    return (model(noisy, time, labels.where(~hidden, model.any_class)) - wanted).square().mean()
+
+
+@exercise(
+    cases=lambda: [(Toy(), torch.full((1, 1, 1, 1), 3.0), torch.tensor([2]), torch.full((1, 1, 1, 1), 1.0),
+                    torch.tensor([0.25]), torch.tensor([True])),
+                   (Toy(), torch.randn(3, 2, 4, 5), torch.tensor([3, 0, 1]), torch.randn(3, 2, 4, 5), torch.rand(3),
+                    torch.tensor([False, True, False]))],
+    mistakes={
+        "the line runs from the image to the noise, but the velocity points to the image; time 0 is noise, time 1 the image.":
+            lambda model, images, labels, noise, time, hidden:
+                loss_of(model, on_the_way(noise, images, time)[0], time, labels, hidden, images - noise),
+        "the velocity points from the image to the noise; painting goes the other way.":
+            lambda model, images, labels, noise, time, hidden:
+                loss_of(model, on_the_way(images, noise, time)[0], time, labels, hidden, noise - images),
+        "line and velocity both lead from image to noise; they fit together, but `generate` starts at time 0 with noise.":
+            lambda model, images, labels, noise, time, hidden:
+                loss_of(model, on_the_way(noise, images, time)[0], time, labels, hidden, noise - images),
+        "the class is never hidden, so the model never learns what to do with \"any class\", which guidance needs.":
+            lambda model, images, labels, noise, time, hidden:
+                loss_of(model, on_the_way(images, noise, time)[0], time, labels, hidden & False, images - noise),
+        "the answer is compared with the image; it is a velocity, so compare it with image minus noise.":
+            lambda model, images, labels, noise, time, hidden:
+                loss_of(model, on_the_way(images, noise, time)[0], time, labels, hidden, images),
+    })
+def flow_loss(model, images, labels, noise, time, hidden):
+    noisy, velocity = on_the_way(images, noise, time)
+    return loss_of(model, noisy, time, labels, hidden, velocity)
+
+
+def through(block, x, numbers, one=1, norm=True, order=(0, 1, 2), close_all=False, side_by_side=False):
+    """The block with six steering vectors, and with room for the mistakes."""
+    parts = numbers[:, None].chunk(6, dim=2)                             # six times (B, 1, D)
+    start = x
+    for i, (layer, normalize) in enumerate(((block.attn, block.norm1), (block.mlp, block.norm2))):
+        scale, shift, gate = (parts[3 * i + j] for j in order)
+        stream = start if side_by_side else x
+        added = layer((normalize(stream) if norm else stream) * (one + scale) + shift)
+        x = gate * (x + added) if close_all else x + gate * added
+    return x
+
+
+@exercise(
+    cases=lambda: [(EncoderBlock(4, 2, 8), torch.randn(1, 2, 4), torch.zeros(1, 24)),
+                   (EncoderBlock(8, 2, 12), torch.randn(3, 5, 8), torch.randn(3, 48))],
+    mistakes={
+        "it scales by `scale` instead of 1 + scale; with zeros, as at the start, attention would get no token at all.":
+            lambda block, x, numbers: through(block, x, numbers, one=0),
+        "the gate is on the whole sum, so a shut gate wipes out the token; gate only what the layer adds.":
+            lambda block, x, numbers: through(block, x, numbers, close_all=True),
+        "scale and shift are taken for each other; the six come as scale, shift, gate, and once more.":
+            lambda block, x, numbers: through(block, x, numbers, order=(1, 0, 2)),
+        "the block's norms are not used; scale and shift what the norm gives.":
+            lambda block, x, numbers: through(block, x, numbers, norm=False),
+        "the MLP gets the tokens as they were before attention; go on with the new x.":
+            lambda block, x, numbers: through(block, x, numbers, side_by_side=True),
+    })
+def steered(block, x, numbers):
+    return through(block, x, numbers)
+
+
+class Grows(nn.Module):
+    """A painter to follow by hand: class c grows with velocity c * x, "any class" stands still."""
+
+    any_class = 9
+
+    def forward(self, x, time, labels):
+        return labels.where(labels != self.any_class, 0)[:, None, None, None] * x
+
+
+def small_painter():
+    model = DiffusionTransformer(VisionTransformer((4, 6), 2, num_classes=5, embed_dim=16, depth=1, mlp_dim=16, pool="mean"))
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    return model.eval()
+
+
+def follow(model, noise, labels, guidance, steps, looks=2, extra=0, second=1, backward=False, least=-1.0):
+    """From noise to image, with room for the mistakes."""
+    def velocity(x, time):
+        times = torch.full((len(x),), float(1 - time if backward else time))
+        free = model(x, times, torch.full_like(labels, model.any_class))
+        return free + (guidance + extra) * (model(x, times, labels) - free)
+
+    x = noise
+    with torch.no_grad():
+        for i in range(steps):
+            first = velocity(x, i / steps)
+            ahead = velocity(x + first / steps, (i + second) / steps) if looks == 2 else first
+            x = x + (first + ahead) / 2 / steps
+    return x.clamp(least, -least)
+
+
+@exercise(
+    tolerance=1e-4,
+    cases=lambda: [(Grows(), torch.full((1, 1, 1, 1), 0.1), torch.tensor([1]), 2.0, 1),
+                   (small_painter(), 0.35 * torch.randn(2, 3, 4, 6), torch.tensor([3, 0]), 1.5, 3)],
+    mistakes={
+        "each step has one look only (Euler); look again where it leads, and go the mean of both.":
+            lambda *case: follow(*case, looks=1),
+        "guidance is added to the velocity with the class, so it is one too strong; start from that of \"any class\".":
+            lambda *case: follow(*case, extra=1),
+        "the second look has the time of the first; it is at the end of the step.": lambda *case: follow(*case, second=0),
+        "time runs from 1 to 0; the noise is at time 0.": lambda *case: follow(*case, backward=True),
+        "some pixels lie outside of -1..1; clamp them at the end.": lambda *case: follow(*case, least=-torch.inf),
+    })
+def paint(model, noise, labels, guidance, steps):
+    return follow(model, noise, labels, guidance, steps)
