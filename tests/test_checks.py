@@ -1,7 +1,6 @@
 """Exercises: the reference and the folded solutions pass, typical wrong answers are refused with the reason."""
 
 import importlib
-import importlib.util
 import inspect
 import json
 import re
@@ -15,9 +14,8 @@ from torch import nn
 
 from vit_helpers.checks import Exercise, base, exercise
 
-NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))[1:]         # 00 is the map, not a lesson
-LESSONS = {path: importlib.import_module(f"vit_helpers.checks.lesson_{path.stem[:2]}") for path in NOTEBOOKS
-           if importlib.util.find_spec(f"vit_helpers.checks.lesson_{path.stem[:2]}")}
+NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("[0-9]*.ipynb"))[1:]         # 00 is the map, not a lesson
+LESSONS = {path: importlib.import_module(f"vit_helpers.checks.lesson_{path.stem[:2]}") for path in NOTEBOOKS}
 EXERCISES = {f"{path.stem[:2]}-{name}": value for path, lesson in LESSONS.items()
              for name, value in vars(lesson).items() if isinstance(value, Exercise)}
 FUNCTIONS = {name: e for name, e in EXERCISES.items() if not isinstance(e.reference, type)}
@@ -146,9 +144,12 @@ def test_random_answers_are_judged_by_their_draws_or_by_a_judge():
 
 @pytest.mark.parametrize("wanted, got, said", [
     (1.5, 2.5, "It returned 2.5, wanted is 1.5."), (3, True, "a bool, wanted is a number"), (True, 1, "wanted is True"),
-    (1.5, torch.tensor(1.5), None), ("a", "b", "wanted is 'b'"[:9]), ((1, 2), 1, "wanted are 2 values"),
-    ((1, 2), (1, 2, 3), "3 values, wanted are 2"), ((1, 2), [1, 3], "Value 2 that it returned is 3, wanted is 2."),
-    ({"a": 1}, {"b": 1}, "wanted is a dictionary with ['a']"), ({"a": 1}, {"a": 2}, "['a'] of what it returned is 2"),
+    (1.5, torch.tensor(1.5), None), ("a", "b", "It returned 'b', wanted is 'a'."),
+    ((1, 2), 1, "It returned an int, wanted is a tuple of 2 values, as in `return a, b`."),
+    ((1, 2), (1, 2, 3), "a tuple of 3 values, wanted are 2"),
+    ((1, 2), [1, 3], "In what it returned, value 2 is 3, wanted is 2."), ([1.0], 1.0, "a float, wanted is a list."),
+    ((0, (1, 2)), (0, (1, 3)), "In what it returned, value 2, value 2 is 3, wanted is 2."),
+    ({"a": 1}, {"b": 1}, "wanted is a dictionary with ['a']"), ({"a": 1}, {"a": 2}, "In what it returned, ['a'] is 2"),
     (torch.zeros(2), torch.full((2,), torch.nan), "nan or infinite"), (torch.zeros(2), np.zeros(2), "NumPy"),
     (torch.zeros(2), torch.zeros(2, dtype=torch.float64), "torch.float64, wanted is torch.float32"),
     (torch.zeros(20), torch.arange(20.0), "95% of them are off, most of all at [19]: 19, wanted is 0."),

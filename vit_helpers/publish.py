@@ -9,36 +9,41 @@ from .runtime import written_whole
 
 ROOT = Path(__file__).parents[1]
 COLAB = "https://colab.research.google.com"
-# The first code cell of every notebook; publish() fills in ADDRESS. Only the standard library, until the course is there.
+# The first code cell of every notebook. Only the standard library and torch, until the course is there.
 SETUP = '''\
-import subprocess, sys, tempfile
-from importlib import metadata, util
-from pathlib import Path
+from importlib.util import find_spec
 
 import torch
 
 # Where the course is installed from; `python -m vit_helpers publish URL` writes it.
 ADDRESS = ""
-if not util.find_spec("vit_helpers"):    # not installed, as on Colab: install it, but leave torch as it is
-    if not ADDRESS:
-        raise ImportError("The course is not installed in this Python. In its folder run: pip install -r requirements.txt "
-                          "(for Colab, its owner publishes it first: see README.md)")
-    keep = Path(tempfile.mkdtemp(), "keep.txt")
-    keep.write_text("".join(f"{name}=={metadata.version(name)}\\n" for name in ("torch", "torchvision")))
-    pip = [sys.executable, "-m", "pip", "install", "--no-input", "--retries=1", "-c", keep, ADDRESS]
-    if (done := subprocess.run(pip, capture_output=True, text=True)).returncode:
-        raise ImportError(f"{done.stdout}{done.stderr}\\nThe course could not be installed from {ADDRESS} (pip's reason is "
-                          "above). Check the network and the address, then run this cell again.")
+if not find_spec("vit_helpers"):
+    raise ImportError("The course is not installed in this Python. In its folder run: pip install -r requirements.txt "
+                      "(for Colab, its owner publishes it first: see README.md)")
 import vit_helpers
 from vit_helpers import plotting
 
 torch.manual_seed(0)
 torch.set_printoptions(precision=3, sci_mode=False)'''
+INSTALL = '''\
+if not find_spec("vit_helpers"):  # not installed, as on Colab: install it, but leave torch as it is
+    import subprocess, sys, tempfile
+    from importlib.metadata import version
+
+    with tempfile.NamedTemporaryFile("w", delete=False) as keep:
+        keep.write("".join(f"{name}=={version(name)}\\n" for name in ("torch", "torchvision")))
+    pip = [sys.executable, "-m", "pip", "install", "--no-input", "--retries=1", "-c", keep.name, ADDRESS]
+    if (done := subprocess.run(pip, capture_output=True, text=True)).returncode:
+        raise ImportError(f"{done.stdout}{done.stderr}\\nThe course could not be installed from {ADDRESS} (pip's reason is "
+                          "above). Check the network and the address, then run this cell again.")'''
 
 
 def setup_cell(address):
-    """The source of the setup cell that installs the course from `address`; "" is none."""
-    return SETUP.replace('ADDRESS = ""', f"ADDRESS = {json.dumps(address, ensure_ascii=False)}")
+    """The source of the setup cell that installs the course from `address`; with "" it only says what to do."""
+    if not address:
+        return SETUP
+    before, after = re.split(r"if not find_spec.*?(?=\nimport vit_helpers)", SETUP, maxsplit=1, flags=re.S)
+    return before.replace('""', json.dumps(address, ensure_ascii=False)) + INSTALL + after
 
 
 def places(url, branch="main"):
@@ -73,7 +78,7 @@ def badge(what, picture, target):
 
 
 def published_notebook(text, name, address, colab):
-    """The text of a notebook with its badge, its setup cell and what `jupyter nbconvert --to slides` reads; else as it was."""
+    """The text of a notebook with its badge and its setup cell; else as it was."""
     notebook = json.loads(text)
     first, *others = notebook["cells"]
     setup = next((cell for cell in others if cell["cell_type"] == "code"), None)
@@ -83,10 +88,6 @@ def published_notebook(text, name, address, colab):
     if colab:
         about += "\n\n" + badge("in Colab", f"{COLAB}/assets/colab-badge.svg", f"{colab}/{name}")
     first["source"], setup["source"] = about.splitlines(True), setup_cell(address).splitlines(True)
-    for cell in notebook["cells"]:                   # a chapter to the right; downward each step, with its code and output
-        if cell["cell_type"] == "markdown":
-            kind = "slide" if re.search(r"\A# |(?m:^## )", "".join(cell["source"])) else "subslide"
-            cell["metadata"] = dict(sorted({**cell["metadata"], "slideshow": {"slide_type": kind}}.items()))
     return json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"
 
 

@@ -17,14 +17,14 @@ from .patches import patch_grid, patchify, unpatchify
 
 
 class Box(ipywidgets.VBox):
-    """A text, its controls by name, and the picture that they steer: `controls`, and `picture`, an HTML widget."""
+    """A text, its controls by name, and the picture that they steer, an HTML widget; `beside` stands next to it."""
 
-    def __init__(self, about, draw, /, *above, **controls):
+    def __init__(self, about, draw, /, *beside, **controls):
         self.controls, self.picture, self.draw, self.drawn = controls, ipywidgets.HTML(), draw, {}
         for control in controls.values():
             control.observe(self.renew, "value")
         hint = ipywidgets.HTML(f"<em>{html.escape(about)} Tab: next control. Arrow keys: change it.</em>")
-        super().__init__([hint, *controls.values(), *above, self.picture])
+        super().__init__([hint, *controls.values(), ipywidgets.HBox([self.picture, *beside])])
         self.add_class("vit-box")                # a name to find it by in the page
         self.renew()
 
@@ -55,18 +55,16 @@ def number(label, low, high, value, told, step=1):
 
 
 def steps(label, options, value, told):
-    """A slider over a few values, given as [(text, value), ...] or as they are."""
+    """A slider over a few values, given as [(text, value), ...] or as they are.
+
+    For names too, where a list would be usual: JupyterLab takes the arrow keys away from a list, to go to the next cell.
+    """
     return ipywidgets.SelectionSlider(options=options, value=value, description=label, tooltip=told, continuous_update=False,
                                       **LOOK)
 
 
-def choice(label, options, value, told):
-    """A list to choose from."""
-    return ipywidgets.Dropdown(options=options, value=value, description=label, tooltip=told, **LOOK)
-
-
 def place(grid, cell, image=None):
-    """Sliders for the row and the column of a patch, and below them the patches to click on, in their mean colors."""
+    """Sliders for the row and the column of a patch, and a box of all patches to click on, in their mean colors."""
     row = number("row", 0, grid[0] - 1, cell[0], "row of the patch, 0 is the top")
     column = number("column", 0, grid[1] - 1, cell[1], "column of the patch, 0 is the left")
     colors = torch.full((grid[0] * grid[1], 3), 120)
@@ -87,7 +85,7 @@ def place(grid, cell, image=None):
         button.on_click(go_to)
         buttons.append(button)
     rows = [ipywidgets.HBox(buttons[r * grid[1]:(r + 1) * grid[1]]) for r in range(grid[0])]
-    return row, column, ipywidgets.VBox([ipywidgets.Label("or click a patch:"), *rows])
+    return row, column, ipywidgets.VBox([ipywidgets.Label("click a patch:"), *rows], layout={"flex": "0 0 auto"})
 
 
 # The controls, lesson by lesson
@@ -120,7 +118,7 @@ def projections(image, filters):
         return plotting.projection(image, one, values, f"{kind}, number {index}: one number for each patch")
 
     return Box("Each filter makes one number of each patch.", draw,
-               kind=choice("filters", list(filters), next(iter(filters)), "which filters"),
+               kind=steps("filters", list(filters), next(iter(filters)), "which filters"),
                index=number("number", 0, max(map(len, filters.values())) - 1, 0, "which of these filters"))
 
 
@@ -132,10 +130,10 @@ def position_similarity(tables, grid, cell=(3, 3)):
         unit = torch.nn.functional.normalize(tables[table].detach().float(), dim=1)
         cosines = (unit @ unit[row * grid[1] + column]).unflatten(0, grid)               # (N,) -> (rows, columns)
         return plotting.cell_maps(cosines[None], [f"{table}: row {row}, column {column}"], mark=(row, column), unit="cosine",
-                                  title="Which places are like the framed one?", limits=(-1, 1))
+                                  title="Which places are like the framed one?")
 
     return Box("Compare one place with all others.", draw, click, row=row, column=column,
-               table=choice("positions", list(tables), next(iter(tables)), "which table of positions"))
+               table=steps("positions", list(tables), next(iter(tables)), "which table of positions"))
 
 
 def attention(image, maps, grid, cell=(4, 4)):
@@ -157,7 +155,8 @@ def attention(image, maps, grid, cell=(4, 4)):
 
     return Box("Whom does the framed patch listen to?", draw, click, row=row, column=column,
                block=number("block", 0, layers - 1, layers - 1, "which encoder block, 0 is the first"),
-               head=choice("head", ["all", *range(heads)], "all", "one head or all side by side"),
+               head=steps("head", [("all", "all"), *((str(h), h) for h in range(heads))], "all",
+                          "one head or all side by side"),
                temperature=steps("temperature", [0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 10.0], 1.0,
                                  "divides the scores before softmax"))
 
@@ -201,8 +200,8 @@ def predictions(tiles, result, shown=3):
                                     columns=shown)
 
     return Box("Leaf through the answers.", draw,
-               truth=choice("true class", ["all", *result.classes], "all", "the true class of the tiles"),
-               kind=choice("show", ["all", "mistakes", "right"], "mistakes", "right answers, mistakes, or both"),
+               truth=steps("true class", ["all", *result.classes], "all", "the true class of the tiles"),
+               kind=steps("show", ["all", "mistakes", "right"], "mistakes", "right answers, mistakes, or both"),
                above=number("confidence from %", 0, 100, 0, "the smallest confidence in percent", step=5),
                page=number("page", 0, 200, 0, "the next tiles; beyond the last page the last one is shown"))
 

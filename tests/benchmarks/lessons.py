@@ -24,7 +24,7 @@ from vit_helpers.pretrained import MEASURED
 from vit_helpers.runtime import written_whole
 
 ROOT = Path(__file__).parents[2]
-NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
 MARKS = "<!-- written by tests/benchmarks/lessons.py -->", "<!-- end -->"
 
 

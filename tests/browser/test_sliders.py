@@ -123,25 +123,21 @@ def test_every_control_answers_to_the_keyboard(page, server, path, count):
     for b in range(count):
         box = boxes.nth(b)
         box.scroll_into_view_if_needed()
-        picture = box.locator("> .widget-html").last
+        picture = box.locator("> .widget-hbox > .widget-html")
         assert len(picture.locator("img").get_attribute("alt")) > 30
         keep(page, f"{path.stem}-{b}", box)
-        handles, lists = box.locator("> * .noUi-handle"), box.locator("> * select")
-        assert handles.count() + lists.count() >= 1
+        handles = box.locator("> * .noUi-handle")
+        assert handles.count() == box.locator("> .widget-inline-hbox:has(.noUi-handle) > label").count() >= 1
         for h in range(handles.count()):
             before, handle = picture.inner_html(), handles.nth(h)
             assert handle.get_attribute("role") == "slider"
             handle.focus()
             at_its_end = handle.get_attribute("aria-valuenow") == handle.get_attribute("aria-valuemax")
-            page.keyboard.press("ArrowLeft" if at_its_end else "ArrowRight")
-            label = box.locator("> .widget-inline-hbox:has(.noUi-handle) label").nth(h).inner_text()
+            label = box.locator("> .widget-inline-hbox:has(.noUi-handle) > label").nth(h).inner_text()
+            far = label == "confidence from %"               # its first steps change nothing: no answer is so unsure
+            page.keyboard.press("End" if far else "ArrowLeft" if at_its_end else "ArrowRight")
             if label != "page":                  # there may be one page only
                 answer(picture, before, f"{path.stem}, {label}")
-        for s in range(lists.count()):
-            before = picture.inner_html()
-            lists.nth(s).focus()
-            page.keyboard.press("ArrowDown")
-            answer(picture, before, f"{path.stem}, list {s}")
         keep(page, f"{path.stem}-{b}-moved", box)
         assert picture.locator("img, [role=alert]").count() == 1
 
@@ -150,7 +146,9 @@ def test_every_control_answers_to_the_keyboard(page, server, path, count):
 def test_pictures_carry_their_alt_text_and_a_size_that_does_not_fit_is_explained(page, server, path):
     run_all(page, server, path.name)
     pictures = page.locator(".jp-RenderedImage img")
-    assert pictures.count() > 3 and all(len(image.get_attribute("alt") or "") > 30 for image in pictures.all())
+    words = [details.text_content() for details in page.locator(".jp-OutputArea-output details").all()]
+    assert len(words) == pictures.count() > 3
+    assert all(text.startswith("The figure in words") and len(text) > 60 for text in words)
     box = page.locator(".vit-box").first
     box.locator(".noUi-handle").focus()
     page.keyboard.press("ArrowRight")                        # from 8 to 9, which does not divide 64

@@ -147,7 +147,7 @@ def take_weights(layer, weights):
     wanted = {name: tuple(value.shape) for name, value in weights.items()}
     if own != wanted:
         off = {name: own.get(name) for name in own | wanted if own.get(name) != wanted.get(name)}
-        told = ", ".join(f"{name} {shape or 'is missing'}"
+        told = ", ".join(f"{name} {'is missing' if shape is None else shape}"
                          + (f" (wanted {wanted[name]})" if name in wanted else " (not wanted)") for name, shape in off.items())
         raise Wrong(f"Its parameters have other names or shapes than asked for: {told}.")
     layer.load_state_dict(weights)

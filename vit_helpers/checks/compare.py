@@ -28,19 +28,25 @@ def difference(got, wanted, tolerance, where="It returned"):
         return tensor_difference(got, wanted, tolerance, where)
     if isinstance(wanted, (tuple, list)):
         if not isinstance(got, (tuple, list)):
-            return f"{where} {kind(got)}, wanted are {len(wanted)} values: `return a, b`."
+            hint = f" of {len(wanted)} values, as in `return a, b`" if isinstance(wanted, tuple) else ""
+            return f"{where} {kind(got)}, wanted is a {type(wanted).__name__}{hint}."
         if len(got) != len(wanted):
-            return f"{where} {len(got)} values, wanted are {len(wanted)}."
-        found = (difference(g, w, tolerance, f"Value {i + 1} that it returned is")
+            return f"{where} a {type(got).__name__} of {len(got)} values, wanted are {len(wanted)}."
+        found = (difference(g, w, tolerance, f"{inside(where)} value {i + 1} is")
                  for i, (g, w) in enumerate(zip(got, wanted, strict=True)))
         return next((problem for problem in found if problem), None)
     if isinstance(wanted, dict):
         if not isinstance(got, dict) or got.keys() != wanted.keys():
             keys = f"a dictionary with {sorted(map(str, got))}" if isinstance(got, dict) else kind(got)
             return f"{where} {keys}, wanted is a dictionary with {sorted(map(str, wanted))}."
-        found = (difference(got[key], value, tolerance, f"[{key!r}] of what it returned is") for key, value in wanted.items())
+        found = (difference(got[key], value, tolerance, f"{inside(where)} [{key!r}] is") for key, value in wanted.items())
         return next((problem for problem in found if problem), None)
     return value_difference(got, wanted, tolerance, where)
+
+
+def inside(where):
+    """The beginning of a sentence about a part: "In what it returned," or "In what it returned, value 2," ..."""
+    return "In what it returned," if where == "It returned" else where.removesuffix(" is") + ","
 
 
 def tensor_difference(got, wanted, tolerance, where):

@@ -1,5 +1,6 @@
 """What all pictures share: the figure that shows itself with alt text, its colors, an image on an axis."""
 
+import html
 import io
 import re
 
@@ -12,7 +13,11 @@ STYLES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))      # never color alon
 
 
 class Picture(Figure):
-    """A Matplotlib figure that a notebook shows once, as PNG, with `alt` as the text for who cannot see it."""
+    """A Matplotlib figure that a notebook shows once, as PNG, with `alt` as the text for who cannot see it.
+
+    The text is stored with the picture, where exported pages find it, and once more as a folded line below it: JupyterLab
+    reads the first from no output.
+    """
 
     alt = ""
 
@@ -20,6 +25,14 @@ class Picture(Figure):
         file = io.BytesIO()
         self.savefig(file, format="png", dpi=100)
         return {"image/png": file.getvalue(), "text/plain": self.alt}, {"image/png": {"alt": self.alt}}
+
+    def _ipython_display_(self):
+        from IPython.display import display  # here: only a notebook calls this
+
+        data, metadata = self._repr_mimebundle_()
+        display(data, metadata=metadata, raw=True)
+        display({"text/html": f"<details><summary>The figure in words</summary>{html.escape(self.alt)}</details>",
+                 "text/plain": self.alt}, raw=True)
 
 
 def new_picture(title, alt, rows=1, columns=1, **size):
