@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import lessons
+import nbformat
 import pytest
 import race
 import torch
@@ -142,3 +144,38 @@ def test_shipped_heads_are_made_by_one_command(which, tmp_path):
     assert (tmp_path / f"{which}.pt").stat().st_size < 4_000_000
     shipped = json.loads((vit_helpers.pretrained.WEIGHTS / "heads" / f"{which}.json").read_text())
     assert shipped["model"] == facts["model"] and shipped["recipe"] == facts["recipe"]           # the same, trained longer
+
+
+def test_a_lesson_is_run_measured_and_stored_without_its_controls(tmp_path):
+    slider = nbformat.v4.new_code_cell("import ipywidgets\nipywidgets.IntSlider()", metadata={"tags": ["slider"]})
+    cells = [nbformat.v4.new_markdown_cell("# 99"), nbformat.v4.new_code_cell("ADDRESS = 1"), slider,
+             nbformat.v4.new_code_cell("held = bytearray(300_000_000)\nprint(len(held))")]
+    path = tmp_path / "99.ipynb"
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
+    facts = lessons.run(path)
+    stored = json.loads(path.read_text())
+    code = [cell for cell in stored["cells"] if cell["cell_type"] == "code"]
+    assert [cell["execution_count"] for cell in code] == [1, 2, 3] and "widgets" not in stored["metadata"]
+    assert code[1]["outputs"] == [] and code[2]["outputs"][0]["text"] == ["300000000\n"]
+    assert 0 < facts["minutes"] < 1 and (facts["peak_mb"] is None or 300 < facts["peak_mb"] < 900)
+    assert facts["code"] == lessons.code_of(stored)
+    stored["cells"][1]["source"] = "ADDRESS = 2"             # another address is no other lesson
+    assert facts["code"] == lessons.code_of(stored)
+    stored["cells"][3]["source"] += "#"
+    assert facts["code"] != lessons.code_of(stored)
+
+
+def test_the_map_keeps_its_words_and_takes_the_figures_of_the_last_run():
+    names = [path.stem for path in lessons.NOTEBOOKS]
+    readme = "\n".join(f"| [{name}](notebooks/{name}.ipynb) | words | old |" for name in names)
+    figures = {name: {"minutes": 0.25 * i, "peak_mb": 1000 + i} for i, name in enumerate(names)}
+    lines = lessons.with_map(readme, figures).splitlines()
+    assert lines[5] == f"| [{names[5]}](notebooks/{names[5]}.ipynb) | words | 40 | 40 | 1.2 | 1,005 |"
+    assert lines[0].endswith("| words | 10 | – | 0.0 | 1,000 |") and len(lines) == len(names)
+
+
+def test_notes_for_teachers_name_every_exercise_and_the_mistakes_of_its_checker():
+    notes = lessons.notes_for_teachers()
+    assert notes.count("<details>") == notes.count("</details>") == len(lessons.NOTEBOOKS) - 1
+    assert "**5.1 · scaled scores · 5 minutes · ★☆☆** (`scaled_scores`). Common wrong answers:" in notes
+    assert "- the scores are not divided by anything; divide by the square root of the head width." in notes

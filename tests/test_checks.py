@@ -4,6 +4,9 @@ import importlib
 import inspect
 import json
 import re
+import signal
+import sys
+import threading
 import time
 from pathlib import Path
 
@@ -12,6 +15,7 @@ import pytest
 import torch
 from torch import nn
 
+import vit_helpers.__main__ as command_line
 from vit_helpers.checks import Exercise, base, exercise
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("[0-9]*.ipynb"))[1:]         # 00 is the map, not a lesson
@@ -19,6 +23,9 @@ LESSONS = {path: importlib.import_module(f"vit_helpers.checks.lesson_{path.stem[
 EXERCISES = {f"{path.stem[:2]}-{name}": value for path, lesson in LESSONS.items()
              for name, value in vars(lesson).items() if isinstance(value, Exercise)}
 FUNCTIONS = {name: e for name, e in EXERCISES.items() if not isinstance(e.reference, type)}
+TENSORS = {name: e for name, e in FUNCTIONS.items()          # exercises about one tensor
+           if all(isinstance(e.result(e.reference, case), torch.Tensor) for case in e.seeded_cases())}
+CHANGEABLE = {name: e for name, e in FUNCTIONS.items() if any(isinstance(x, torch.Tensor) for x in e.seeded_cases()[0])}
 MISTAKES = [pytest.param(e, sentence, id=f"{name}-{i}")
             for name, e in EXERCISES.items() for i, sentence in enumerate(e.mistakes)]
 
@@ -30,11 +37,6 @@ def renamed(reference):
 
 @pytest.fixture(params=EXERCISES.values(), ids=EXERCISES)
 def one(request):
-    return request.param
-
-
-@pytest.fixture(params=FUNCTIONS.values(), ids=FUNCTIONS)
-def function(request):
     return request.param
 
 
@@ -77,10 +79,8 @@ def test_none_and_words_are_refused_with_a_sentence(one):
     assert "This is a value (int), not a function" in one.problem(3)
 
 
+@pytest.mark.parametrize("function", TENSORS.values(), ids=TENSORS)
 def test_a_result_of_another_kind_is_refused(function):
-    tensors = [isinstance(function.result(function.reference, case), torch.Tensor) for case in function.seeded_cases()]
-    if not all(tensors):
-        pytest.skip("not an exercise about one tensor")
     reference = function.reference
     assert "NumPy array" in function.problem(lambda *case: reference(*case).detach().numpy())
     assert "wanted is a torch.Tensor of shape" in function.problem(lambda *case: reference(*case).tolist())
@@ -88,6 +88,7 @@ def test_a_result_of_another_kind_is_refused(function):
     assert "of shape" in function.problem(lambda *case: reference(*case)[None])
 
 
+@pytest.mark.parametrize("function", CHANGEABLE.values(), ids=CHANGEABLE)
 def test_an_answer_that_changes_its_input_is_refused(function):
     def changes(*case):
         result = function.reference(*case)
@@ -96,11 +97,10 @@ def test_an_answer_that_changes_its_input_is_refused(function):
                 value.zero_() if value.any() else value.add_(1)
         return result
 
-    if not any(isinstance(value, torch.Tensor) for value in function.seeded_cases()[0]):
-        pytest.skip("no tensor to change")
     assert "It changes its input" in function.problem(changes)
 
 
+@pytest.mark.parametrize("function", FUNCTIONS.values(), ids=FUNCTIONS)
 def test_an_error_of_the_answer_is_told_with_its_line(function):
     def fails(*case):
         return {}["nothing"]
@@ -124,6 +124,17 @@ def test_an_answer_that_never_ends_is_stopped(name, monkeypatch):
     start = time.monotonic()
     assert "stopped after 0.3 seconds" in EXERCISES[name].problem(forever)
     assert time.monotonic() - start < 3
+
+
+def test_an_interrupted_check_leaves_nothing_running():
+    before = threading.active_count()
+    threading.Timer(0.3, signal.raise_signal, [signal.SIGINT]).start()
+    with pytest.raises(KeyboardInterrupt):
+        next(iter(EXERCISES.values())).problem(forever)
+    until = time.monotonic() + 5
+    while threading.active_count() > before and time.monotonic() < until:
+        time.sleep(0.05)
+    assert threading.active_count() == before
 
 
 def test_checking_leaves_the_random_numbers_of_the_notebook_alone(one):
@@ -230,3 +241,30 @@ def test_the_folded_solutions_are_right(path):
     for (_, cell), checker in zip(solutions, checkers, strict=True):
         code, = re.findall(r"```python\n(.*?)```", "".join(cell["source"]), re.S)
         assert checker.problem(defined(code, checker.name)) == ""
+
+
+def test_a_teacher_reads_off_what_the_checkers_said(tmp_path, monkeypatch, capsys):
+    lesson = next(path for path in NOTEBOOKS if path.stem.startswith("05"))
+    notebook, said = json.loads(lesson.read_text(encoding="utf-8")), iter((
+        "scaled_scores: right. 1 of 4 exercises of this lesson done.\n", "attend: not right yet.\nTried: attend(...)\n",
+        "split_heads: stopped after 10 seconds. It should need a fraction of a second\n", None))
+    for cell in notebook["cells"]:
+        if "= checks." in "".join(cell["source"]) and cell["cell_type"] == "code":
+            text = next(said)
+            cell["outputs"] = [{"output_type": "stream", "name": "stdout", "text": [text]}] if text else []
+    mine = tmp_path / "mine.ipynb"
+    mine.write_text(json.dumps(notebook))
+    monkeypatch.setattr(sys, "argv", ["vit_helpers", "grade", str(mine), str(lesson)])
+    assert command_line.main() == 0
+    first, second = capsys.readouterr().out.splitlines()
+    assert first == f"{mine}: 1 of 4 right; attend wrong; split_heads wrong; Attention not run"
+    assert second.startswith(f"{lesson}: 0 of 4 right; scaled_scores not written; attend not written; ")
+
+
+@pytest.mark.parametrize("text, said", [("no JSON", "is no notebook; give files that end in .ipynb"), ("[]", "is no notebook"),
+                                        ('{"cells": []}', "has no exercises; they are in lessons 01 to 16")])
+def test_what_cannot_be_graded_is_said(tmp_path, monkeypatch, capsys, text, said):
+    (tmp_path / "a.ipynb").write_text(text)
+    monkeypatch.setattr(sys, "argv", ["vit_helpers", "grade", str(tmp_path / "a.ipynb")])
+    assert command_line.main() == 2
+    assert said in capsys.readouterr().err

@@ -1,10 +1,12 @@
 """What nbval does not see: the notebook files themselves, as a reader opens them."""
 
+import html
 import json
 import re
 import statistics
 from pathlib import Path
 
+import lessons
 import pytest
 
 import vit_helpers
@@ -71,13 +73,20 @@ def test_only_known_tags(notebook):
 def test_no_widgets_and_only_png_figures(notebook):
     assert "widgets" not in notebook["metadata"]
     kinds = {kind for output in outputs(notebook) for kind in output.get("data", {})}
-    assert kinds <= {"text/plain", "image/png"}
+    assert kinds <= {"text/plain", "image/png", "text/html"}
 
 
-def test_every_figure_has_alt_text(notebook):
-    for output in outputs(notebook):
-        if "image/png" in output.get("data", {}):
-            assert len(output["metadata"].get("image/png", {}).get("alt", "")) > 30
+def test_every_figure_has_alt_text_and_tells_it_below_where_jupyterlab_shows_it(notebook):
+    figures, kinds = 0, [kind for output in outputs(notebook) for kind in output.get("data", {})]
+    for cell in code_cells(notebook):
+        shown = [output for output in cell["outputs"] if output["output_type"] == "display_data"]
+        for picture, words in zip(shown[::2], shown[1::2], strict=True):
+            alt = picture["metadata"]["image/png"]["alt"]
+            assert len(alt) > 30 and "image/png" in picture["data"]
+            told = "".join(words["data"]["text/html"])
+            assert told == f"<details><summary>The figure in words</summary>{html.escape(alt)}</details>"
+            figures += 1
+    assert figures == kinds.count("image/png") == kinds.count("text/html")
 
 
 def test_small_enough_to_open_anywhere(path):
@@ -158,9 +167,32 @@ def test_readme_and_ci_run_the_same_test_command():
     assert len(commands) == 1 and commands[0] in ci
 
 
-def test_readme_maps_every_notebook():
+def test_readme_maps_every_notebook_and_its_figures_are_those_of_the_last_run():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert [name for name in COURSE if f"(notebooks/{name}.ipynb)" not in readme] == []
+    measured = vit_helpers.measured("lessons")["notebooks"]
+    assert list(measured) == COURSE
+    assert readme == lessons.with_notes(lessons.with_map(readme, measured)), (
+        "write it anew: python tests/benchmarks/lessons.py --readme")
+
+
+def test_minutes_and_memory_were_measured_with_this_code_and_the_lesson_promises_no_less(path, notebook):
+    facts = vit_helpers.measured("lessons")["notebooks"][path.stem]
+    assert facts["code"] == lessons.code_of(notebook), f"run it again: python tests/benchmarks/lessons.py {path.stem}"
+    _, reading, running, exercises, objectives = lessons.first_cell(path)
+    assert facts["minutes"] < running + 0.5 and 200 < facts["peak_mb"] < 12_000
+    assert reading >= 10 and len(objectives) >= 3 and (exercises >= 30 or path.stem == COURSE[0])
+
+
+def test_the_minutes_of_readmes_paths_add_up():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    minutes = {path.stem[:2]: lessons.first_cell(path) for path in NOTEBOOKS}
+    paths = re.findall(r"^\| (two hours|a day|a term[^|]*) \| ([^|]+) \| reading (\d+)(?: and exercises (\d+))?", readme, re.M)
+    assert len(paths) == 3
+    for _, chosen, reading, exercises in paths:
+        names = re.findall(r"\d\d", chosen)
+        assert int(reading) == sum(minutes[name][1] for name in names)
+        assert not exercises or int(exercises) == sum(minutes[name][3] for name in names)
+    assert re.findall(r"\d\d", paths[2][1]) == sorted(minutes)
 
 
 def test_readme_states_what_the_shipped_weights_reached():

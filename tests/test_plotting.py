@@ -5,10 +5,13 @@ import io
 import numpy as np
 import pytest
 import torch
-from matplotlib.colors import to_hex
+from matplotlib import colormaps
+from matplotlib.colors import to_hex, to_rgb
+from matplotlib.text import Text
 from PIL import Image
 
 from vit_helpers import CLASSES, normalize, patch_evidence, plotting, predict, sincos_positions
+from vit_helpers.plotting.land import LAND
 
 RANDOM = torch.Generator().manual_seed(0)
 IMAGES = torch.randint(0, 256, (6, 3, 16, 16), generator=RANDOM, dtype=torch.uint8)
@@ -305,3 +308,50 @@ def test_regions_are_drawn_with_their_names_and_agreement_is_told():
 def test_short_names_of_classes_differ():
     assert len({plotting.land.short_name(name) for name in CLASSES}) == 10
     assert plotting.land.short_name("HerbaceousVegetation") == "HV" and plotting.land.short_name("Forest") == "Fo"
+
+
+def test_a_notebook_shows_the_picture_and_below_it_its_words(monkeypatch):
+    shown = []
+    monkeypatch.setattr("IPython.display.display", lambda data, metadata=None, raw=False: shown.append((data, metadata, raw)))
+    picture = plotting.bars(["a < b", "c"], [0.25, 0.75], title="Tiles")
+    picture._ipython_display_()
+    (first, metadata, raw), (second, _, also_raw) = shown
+    assert raw and also_raw and first["image/png"][1:4] == b"PNG" and metadata["image/png"]["alt"] == picture.alt
+    assert second["text/html"].startswith("<details><summary>The figure in words</summary>Tiles. Bars of : a &lt; b 25.0%")
+    assert second["text/plain"] == picture.alt
+
+
+# Color vision: what an eye without one kind of cone sees, as a matrix on linear RGB (Machado et al. 2009, severity 1).
+CONES = {"protanopia": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+         "deuteranopia": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
+         "tritanopia": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]]}
+
+
+def lab(colors, cones):
+    """sRGB colors (N, 3), 0..1, as CIE L*a*b* (N, 3), the way that an eye with these cones sees them."""
+    linear = np.where(colors <= 0.04045, colors / 12.92, ((colors + 0.055) / 1.055) ** 2.4) @ np.array(cones).T
+    xyz = linear.clip(0, 1) @ np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]).T
+    f = np.cbrt(xyz / [0.9505, 1.0, 1.089])
+    return np.stack([116 * f[:, 1] - 16, 500 * (f[:, 0] - f[:, 1]), 200 * (f[:, 1] - f[:, 2])], axis=1)
+
+
+@pytest.mark.parametrize("kind", ["all cones", *CONES])
+def test_colors_can_be_told_apart_with_any_kind_of_color_vision(kind):
+    cones = CONES.get(kind, np.eye(3))
+    for colors in (plotting.COLORS, LAND.colors):
+        seen = lab(np.array([to_rgb(color) for color in colors]), cones)
+        apart = np.linalg.norm(seen[:, None] - seen[None], axis=2)[np.triu_indices(len(seen), 1)]
+        assert apart.min() > 10, "differences below about 10 are hard to see between thin lines"
+    steps = lab(colormaps[plotting.MAP](np.linspace(0, 1, 64))[:, :3], cones)
+    assert (np.diff(steps[:, 0]) > 0).all() and steps[-1, 0] - steps[0, 0] > 60          # brighter all the way
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_maps_of_numbers_have_the_safe_colors_and_letters_are_large_enough(name):
+    picture = PICTURES[name]()
+    picture.draw_without_rendering()
+    for axis in picture.axes:
+        for image in axis.images:
+            assert image.get_array().ndim == 3 or image.get_cmap().name in (plotting.MAP, LAND.name)
+        for text in axis.findobj(Text):
+            assert not text.get_text() or text.get_fontsize() >= 6, f"{text.get_text()!r} is too small to read"

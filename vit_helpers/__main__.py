@@ -1,6 +1,6 @@
 """The command line: `python -m vit_helpers train` makes weights, `evaluate` judges them, `predict` uses them.
 
-`publish` writes the address of a copy of the course into it.
+`publish` writes the address of a copy of the course into it, `grade` reads what the checkers said in students' notebooks.
 """
 
 import argparse
@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from . import RECIPES, VisionTransformer, evaluate, fit, load_pretrained, load_tiles, predict
+from .checks.grade import verdicts
 from .evaluation import class_means, familiarity, pooled_features
 from .pretrained import WEIGHTS, pretrained_facts, save_pretrained
 from .publish import publish
@@ -97,6 +98,15 @@ def answer(args):
     return 2 if problems else 0
 
 
+def grade(args):
+    """Say which exercises are right in notebooks that were handed in, from their stored outputs; nothing is run."""
+    for path in args.notebook:
+        found = verdicts(path)
+        others = [f"{name} {verdict}" for name, verdict in found.items() if verdict != "right"]
+        print(f"{path}: {len(found) - len(others)} of {len(found)} right" + "; ".join(["", *others]))
+    return 0
+
+
 def give_address(args):
     """Write the address of this copy of the course into pyproject.toml, the badges and the setup cells of all notebooks."""
     changed = publish(args.url, args.branch)
@@ -129,6 +139,9 @@ def main():
     command.add_argument("--name", default="eurosat", choices=("eurosat", "synthetic"), help="which shipped weights")
     command.add_argument("--map", metavar="OUT.png", help="write each picture with where the model reads its class")
     command.set_defaults(run=answer)
+    command = commands.add_parser("grade", help=grade.__doc__)
+    command.add_argument("notebook", nargs="+", metavar="NOTEBOOK", help="notebooks of students, run and saved by them")
+    command.set_defaults(run=grade)
     command = commands.add_parser("publish", help=give_address.__doc__)
     command.add_argument("url", help='https://github.com/OWNER/REPO, another https repository, a folder, or "" for none')
     command.add_argument("--branch", default="main", help="the branch that Colab and Binder open")

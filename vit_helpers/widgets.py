@@ -150,8 +150,8 @@ def attention(image, maps, grid, cell=(4, 4)):
         shares = (logs[block, chosen, row * grid[1] + column] / temperature).softmax(dim=-1)         # (H, N)
         largest = zip(range(heads)[chosen], shares.amax(dim=1).tolist(), strict=True)
         labels = [f"head {h}: up to {share:.0%}" for h, share in largest]
-        return plotting.attention_on_image(image, shares.unflatten(1, grid), (row, column), f"Block {block}, temperature "
-                                           f"{temperature:g}: whom the framed patch listens to", labels)
+        return plotting.attention_on_image(image, shares.unflatten(1, grid), (row, column),
+                                           f"Block {block}, temperature {temperature:g}", labels)
 
     return Box("Whom does the framed patch listen to?", draw, click, row=row, column=column,
                block=number("block", 0, layers - 1, layers - 1, "which encoder block, 0 is the first"),
@@ -195,14 +195,14 @@ def predictions(tiles, result, shown=3):
         pages = -(-len(found) // shown)
         here = min(page, pages - 1)              # the last page, if there are fewer
         some = found[here * shown:(here + 1) * shown]
-        title = f"{len(found):,} tiles, page {here + 1} of {pages:,} (true class above each tile)"
+        title = f"{len(found):,} tile{'s' * (len(found) > 1)}, page {here + 1} of {pages:,} (true class above)"
         return plotting.predictions(tiles.images[some], result.probabilities[some], result.classes, result.labels[some], title,
                                     columns=shown)
 
     return Box("Leaf through the answers.", draw,
                truth=steps("true class", ["all", *result.classes], "all", "the true class of the tiles"),
                kind=steps("show", ["all", "mistakes", "right"], "mistakes", "right answers, mistakes, or both"),
-               above=number("confidence from %", 0, 100, 0, "the smallest confidence in percent", step=5),
+               above=number("confidence, %", 0, 100, 0, "the smallest confidence in percent", step=5),
                page=number("page", 0, 200, 0, "the next tiles; beyond the last page the last one is shown"))
 
 

@@ -63,7 +63,8 @@ def run(path):
 def first_cell(path):
     """(title, minutes of reading, promised minutes of running, minutes of exercises, objectives) of a notebook."""
     text = source(json.loads(path.read_text(encoding="utf-8"))["cells"][0])
-    numbers = [re.search(rf"\*\*Minutes:\*\*.*?\b{what} (\d+)", text) for what in ("reading", "running", "exercises")]
+    numbers = [re.search(rf"\*\*Minutes:\*\*.*?\b{what} (?:under )?(\d+)", text)
+               for what in ("reading", "running", "exercises")]
     reading, running, exercises = (int(found[1]) if found else 0 for found in numbers)
     return re.match(r"# (.+)", text)[1], reading, running, exercises, re.findall(r"^- (.+?)[;.]?$", text, re.M)
 
@@ -73,7 +74,7 @@ def with_map(readme, lessons):
     for path in NOTEBOOKS:
         facts, (_, reading, _, exercises, _) = lessons[path.stem], first_cell(path)
         line = re.compile(rf"^(\| \[[^]]+\]\(notebooks/{path.stem}\.ipynb\) \| [^|]+ \|).*$", re.M)
-        figures = f" {reading} | {exercises or ''} | {facts['minutes']:.1f} | {facts['peak_mb']:,} |".replace("  ", " ")
+        figures = f" {reading} | {exercises or '–'} | {facts['minutes']:.1f} | {facts['peak_mb']:,} |"
         readme, found = line.subn(rf"\g<1>{figures}", readme)
         assert found == 1, f"README has {found} lines about {path.stem}"
     return readme

@@ -61,7 +61,8 @@ def server(tmp_path_factory, browser):
         [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}",
          "--ServerApp.token=", "--ServerApp.password=", "--ServerApp.disable_check_xsrf=True",
          f"--ServerApp.root_dir={folder / 'notebooks'}"],
-        env={**os.environ, "JUPYTERLAB_SETTINGS_DIR": str(folder / "settings")}, stdout=log, stderr=subprocess.STDOUT)
+        env={**os.environ, "JUPYTERLAB_SETTINGS_DIR": str(folder / "settings"), "JUPYTERLAB_WORKSPACES_DIR": str(folder)},
+        stdout=log, stderr=subprocess.STDOUT)
     address, until = f"http://127.0.0.1:{port}", time.monotonic() + 60
     while True:
         try:
@@ -134,7 +135,7 @@ def test_every_control_answers_to_the_keyboard(page, server, path, count):
             handle.focus()
             at_its_end = handle.get_attribute("aria-valuenow") == handle.get_attribute("aria-valuemax")
             label = box.locator("> .widget-inline-hbox:has(.noUi-handle) > label").nth(h).inner_text()
-            far = label == "confidence from %"               # its first steps change nothing: no answer is so unsure
+            far = label == "confidence, %"               # its first steps change nothing: no answer is so unsure
             page.keyboard.press("End" if far else "ArrowLeft" if at_its_end else "ArrowRight")
             if label != "page":                  # there may be one page only
                 answer(picture, before, f"{path.stem}, {label}")

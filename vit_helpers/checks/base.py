@@ -156,20 +156,26 @@ def take_weights(layer, weights):
 
 def within(seconds, work):
     """The result of work(), or OutOfTime. In a thread of its own: Windows has no alarm signals, nor have other threads."""
-    outcome = {}
+    outcome, done = {}, threading.Event()        # not thread.join: interrupted, older Pythons take the thread for finished
 
     def run():
         try:
             outcome["result"] = work()
         except BaseException as error:
             outcome["error"] = error
+        finally:
+            done.set()
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
-    thread.join(seconds)
-    if thread.is_alive():                        # stop it at its next line of Python; the learner's kernel stays usable
-        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(OutOfTime))
-        thread.join(1)
+    try:
+        done.wait(seconds)
+    finally:                                     # out of time, or the learner interrupts: stop it at its next line of Python
+        late = not done.is_set()
+        if late:
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(OutOfTime))
+            done.wait(1)
+    if late:
         raise OutOfTime
     if "error" in outcome:
         raise outcome["error"]

@@ -8,7 +8,7 @@ import torch
 from matplotlib.figure import Figure
 
 MAP = "cividis"                              # readable for every kind of color vision, and in gray
-COLORS = ("#00418d", "#d97b00", "#2a8f6d", "#a3297b", "#6b6b6b")
+COLORS = ("#00418d", "#d97b00", "#2a8f6d", "#a3297b", "#555555")
 STYLES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))      # never color alone
 
 

@@ -12,7 +12,7 @@ from .base import as_pixels, new_picture, show
 
 # Ten colors that most kinds of color vision can tell apart (Paul Tol's "muted", and gray); names stand on the regions too.
 LAND = ListedColormap(["#DDCC77", "#117733", "#999933", "#AA4499", "#882255", "#44AA99", "#CC6677", "#BBBBBB", "#88CCEE",
-                       "#332288"])
+                       "#332288"], name="land")
 
 
 def short_name(name):
