@@ -108,6 +108,7 @@ def test_an_error_of_the_answer_is_told_with_its_line(function):
     problem = function.problem(fails)
     assert "It stopped with KeyError in its line" in problem and 'return {}["nothing"]' in problem
     assert "takes 0 positional arguments" in function.problem(lambda: None)
+    assert "It stopped with SystemExit" in function.problem(lambda *_: sys.exit())
 
 
 def forever(*_):

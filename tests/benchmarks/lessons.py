@@ -116,7 +116,8 @@ def main():
             facts = run(path)
             print(f"{path.stem}: {facts['minutes']} minutes, {facts['peak_mb']} MB", flush=True)
             known = json.loads(MEASURED.read_text()).get("lessons", {}).get("notebooks", {})
-            record("lessons", {"what": "Run from top to bottom in the lesson budget.",
+            record("lessons", {"what": "Run from top to bottom in the lesson budget, each for itself.",
+                               "command": "python tests/benchmarks/lessons.py",
                                "notebooks": dict(sorted({**known, path.stem: facts}.items()))})
     readme = ROOT / "README.md"
     text = with_notes(with_map(readme.read_text(encoding="utf-8"), measured("lessons")["notebooks"]))

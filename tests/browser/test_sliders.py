@@ -125,7 +125,9 @@ def test_every_control_answers_to_the_keyboard(page, server, path, count):
         box = boxes.nth(b)
         box.scroll_into_view_if_needed()
         picture = box.locator("> .widget-hbox > .widget-html")
-        assert len(picture.locator("img").get_attribute("alt")) > 30
+        image = picture.locator("img")
+        assert len(image.get_attribute("alt")) > 30
+        assert image.evaluate("i => i.complete && i.naturalWidth") > 150, "a blank picture"
         keep(page, f"{path.stem}-{b}", box)
         handles = box.locator("> * .noUi-handle")
         assert handles.count() == box.locator("> .widget-inline-hbox:has(.noUi-handle) > label").count() >= 1

@@ -69,6 +69,7 @@ class Exercise:
             return self.tried(answer)
 
     def tried(self, answer):
+        results = []
         try:
             results = within(SECONDS, lambda: [self.result(answer, case) for case in self.seeded_cases()])
             for case, result in zip(self.seeded_cases(), results, strict=True):
@@ -78,11 +79,11 @@ class Exercise:
                 return self.in_their_words(unwritten, answer)
             return "not written yet."
         except Wrong as wrong:
-            return f"not right yet.\n{wrong}{self.probably(answer)}"
+            return f"not right yet.\n{wrong}{self.probably(results)}"
         except OutOfTime:
             return (f"stopped after {SECONDS:g} seconds. It should need a fraction of a second: "
                     "is there a loop that never ends, or a loop over single pixels?")
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             return self.in_their_words(error, answer)
         return ""
 
@@ -107,12 +108,12 @@ class Exercise:
         if problem:
             raise Wrong(f"{call_text(self.name, case)}\n{problem}")
 
-    def probably(self, answer):
-        """The mistake that gives exactly what this answer gives, if it is one that we know."""
+    def probably(self, results):
+        """The mistake that gives exactly these results of all cases, if it is one that we know."""
         for sentence, mistake in self.mistakes.items():
             try:
-                if all(difference(self.result(answer, case), self.result(mistake, case), self.tolerance) is None
-                       for case in self.seeded_cases()):
+                if results and all(difference(result, self.result(mistake, case), self.tolerance) is None
+                                   for result, case in zip(results, self.seeded_cases(), strict=True)):
                     return f"\nProbably: {sentence}"
             except (Exception, OutOfTime):       # this mistake fails on this case, so it is not the one
                 continue
