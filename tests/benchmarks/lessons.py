@@ -33,8 +33,9 @@ def source(cell):
 
 
 def code_of(notebook):
-    """A short mark of all code but the setup cell, which changes with the address: what was measured, and is it still so?"""
-    code = [source(cell) for cell in notebook["cells"] if cell["cell_type"] == "code"][1:]
+    """A short mark of the code that was measured: all but the setup cell, which holds the address, and unwritten exercises."""
+    code = [source(cell) for cell in notebook["cells"]
+            if cell["cell_type"] == "code" and "exercise" not in cell["metadata"].get("tags", [])][1:]
     return hashlib.sha256("\n\n".join(code).encode()).hexdigest()[:12]
 
 
