@@ -172,9 +172,27 @@ def test_differences_are_put_into_words(wanted, got, said):
 
 
 def test_parameters_with_other_names_or_shapes_are_told():
-    with pytest.raises(base.Wrong, match=r"b.weight \(3, 3\) \(not wanted\), a.weight is missing \(wanted \(2, 3\)\)"):
-        base.take_weights(nn.ModuleDict({"b": nn.Linear(3, 3, bias=False)}),
-                          nn.ModuleDict({"a": nn.Linear(3, 2, bias=False)}).state_dict())
+    wanted = nn.ModuleDict({"a": nn.Linear(3, 2, bias=False)}).state_dict()
+    with pytest.raises(base.Wrong, match=r"b.weight \(3, 3\) is not wanted; a.weight \(2, 3\) is missing."):
+        base.take_weights(nn.ModuleDict({"b": nn.Linear(3, 3, bias=False)}), wanted)
+    with pytest.raises(base.Wrong, match=r"a.weight has the shape \(4, 3\) instead of \(2, 3\)."):
+        base.take_weights(nn.ModuleDict({"a": nn.Linear(3, 4, bias=False)}), wanted)
+    frozen = nn.ModuleDict({"a": nn.Linear(3, 2, bias=False)}).requires_grad_(False)
+    with pytest.raises(base.Wrong, match=r"a.weight \(2, 3\) is not among the learned ones \(a tensor has to be an nn.Param"):
+        base.take_weights(frozen, wanted)
+    with_buffer = nn.ModuleDict({"a": nn.Linear(3, 2, bias=False)})
+    with_buffer.register_buffer("scale", torch.ones(()))
+    assert torch.equal(base.take_weights(with_buffer, wanted)["a"].weight, wanted["a.weight"])
+
+
+def test_a_wrong_result_goes_before_an_error_in_a_later_case():
+    @exercise(cases=lambda: [(1,), (2,), (0,)], mistakes={"it is the half.": lambda n: n / 2})
+    def inverse(n):
+        return 1 / n if n else 0.0
+
+    assert inverse.problem(lambda n: 2 / n).startswith("not right yet.\nTried: inverse(1)\nIt returned 2, wanted is 1")
+    assert inverse.problem(lambda n: 1 / n).startswith("not right yet.\nTried: inverse(0)\nIt stopped with ZeroDivisionError")
+    assert inverse.problem(lambda n: n / 2 if n else 1 / n).endswith("Probably: it is the half.")
 
 
 # The notebooks: stub, checker and solution of each exercise

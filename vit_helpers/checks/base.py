@@ -69,22 +69,24 @@ class Exercise:
             return self.tried(answer)
 
     def tried(self, answer):
-        results = []
+        """The first thing that is wrong, case by case; a result that is wrong goes before an error in a later case."""
+        results, cases = [], self.seeded_cases()
         try:
-            results = within(SECONDS, lambda: [self.result(answer, case) for case in self.seeded_cases()])
-            for case, result in zip(self.seeded_cases(), results, strict=True):
-                self.compare(result, case)
-        except NotImplementedError as unwritten:
-            if unwritten.args:               # torch raises it, with a text, for what it cannot do
-                return self.in_their_words(unwritten, answer)
-            return "not written yet."
+            try:
+                within(SECONDS, lambda: [results.append(self.result(answer, case)) for case in self.seeded_cases()])
+            finally:
+                for case, result in zip(cases, results, strict=False):
+                    self.compare(result, case)
         except Wrong as wrong:
             return f"not right yet.\n{wrong}{self.probably(results)}"
         except OutOfTime:
             return (f"stopped after {SECONDS:g} seconds. It should need a fraction of a second: "
                     "is there a loop that never ends, or a loop over single pixels?")
         except (Exception, SystemExit) as error:
-            return self.in_their_words(error, answer)
+            if isinstance(error, NotImplementedError) and not error.args:    # torch raises it too, with a text
+                return "not written yet."
+            tried = call_text(self.name, cases[min(len(results), len(cases) - 1)])
+            return f"not right yet.\n{tried}\n{in_their_words(error, answer)}"
         return ""
 
     def seeded_cases(self):
@@ -113,18 +115,11 @@ class Exercise:
         for sentence, mistake in self.mistakes.items():
             try:
                 if results and all(difference(result, self.result(mistake, case), self.tolerance) is None
-                                   for result, case in zip(results, self.seeded_cases(), strict=True)):
+                                   for result, case in zip(results, self.seeded_cases(), strict=False)):
                     return f"\nProbably: {sentence}"
             except (Exception, OutOfTime):       # this mistake fails on this case, so it is not the one
                 continue
         return ""
-
-    def in_their_words(self, error, answer):
-        """An error of the answer's own code: what, in which of its lines, and what it was called with."""
-        frames = traceback.extract_tb(error.__traceback__)
-        own = [frame for frame in frames if frame.filename == source_file(answer)]
-        place = f" in its line {own[-1].lineno}, `{own[-1].line}`" if own else ""
-        return f"not right yet. It stopped with {type(error).__name__}{place}:\n{str(error).strip() or 'no text'}"
 
 
 def exercise(**options):
@@ -136,6 +131,13 @@ def same_kind(result, wanted):
     return isinstance(result, type(wanted)) and not isinstance(result, np.ndarray)
 
 
+def in_their_words(error, answer):
+    """An error of the answer's own code: what it is, and in which of its lines."""
+    own = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == source_file(answer)]
+    place = f" in its line {own[-1].lineno}, `{own[-1].line}`" if own else ""
+    return f"It stopped with {type(error).__name__}{place}:\n{str(error).strip() or 'no text'}"
+
+
 def source_file(answer):
     """The file, or the notebook cell, that a function or class was written in."""
     parts = vars(answer).values() if isinstance(answer, type) else [answer]
@@ -143,15 +145,27 @@ def source_file(answer):
 
 
 def take_weights(layer, weights):
-    """Load a state dict into the answer's layer, or say how its parameters would have to be called and shaped."""
-    own = {name: tuple(value.shape) for name, value in layer.state_dict().items()}
+    """Load a state dict into the answer's layer, or say how its parameters would have to be called and shaped.
+
+    Buffers of its own do no harm, but what is to be learned has to be an nn.Parameter that is not frozen.
+    """
+    own = {name: tuple(p.shape) for name, p in layer.named_parameters() if p.requires_grad}
     wanted = {name: tuple(value.shape) for name, value in weights.items()}
-    if own != wanted:
-        off = {name: own.get(name) for name in own | wanted if own.get(name) != wanted.get(name)}
-        told = ", ".join(f"{name} {'is missing' if shape is None else shape}"
-                         + (f" (wanted {wanted[name]})" if name in wanted else " (not wanted)") for name, shape in off.items())
-        raise Wrong(f"Its parameters have other names or shapes than asked for: {told}.")
-    layer.load_state_dict(weights)
+    told = []
+    for name in {**own, **wanted}:
+        if name not in wanted:
+            told.append(f"{name} {own[name]} is not wanted")
+        elif name not in own and hasattr(layer, name.split(".")[0]):
+            told.append(f"{name} {wanted[name]} is not among the learned ones (a tensor has to be an nn.Parameter, and layers "
+                        "have to be an attribute, or in an nn.ModuleList instead of a list)")
+        elif name not in own:
+            told.append(f"{name} {wanted[name]} is missing")
+        elif own[name] != wanted[name]:
+            told.append(f"{name} has the shape {own[name]} instead of {wanted[name]}")
+    if told:
+        more = f"; and {len(told) - 4} more" if len(told) > 4 else ""
+        raise Wrong(f"Its parameters are not those that are asked for: {'; '.join(told[:4])}{more}.")
+    layer.load_state_dict(weights, strict=False)
     return layer
 
 
