@@ -29,6 +29,10 @@ def scaled_scores(queries, keys):
     mistakes={
         "softmax runs over the queries (dim=-2): its columns sum to one, but each row has one unit of attention to give.":
             lambda s, v: s.softmax(-2) @ v,
+        "softmax runs over the first axis (dim=0), which is the batch as soon as there is one; dim=-1 is the row, whatever "
+        "stands before it.": lambda s, v: s.softmax(0) @ v,
+        "softmax runs over axis 1, which is the row only where there is no batch; dim=-1 is the row in any case.":
+            lambda s, v: s.softmax(1) @ v,
         "there is no softmax: scores are no shares until each row sums to one.": lambda s, v: s @ v,
         "the scores are divided by their sum instead of going through softmax; negative scores would become negative shares.":
             lambda s, v: s / s.sum(-1, keepdim=True) @ v,
@@ -79,6 +83,17 @@ class ModelWidth(Layer):
         return D ** -0.5
 
 
+class NotScaled(Layer):
+    def scale(self, D):
+        return 1.0
+
+
+class HeadsBeforeRoles(Layer):
+    def forward(self, x):
+        q, k, v = self.qkv(x).unflatten(2, (self.num_heads, 3, -1)).permute(3, 0, 2, 1, 4)
+        return self.proj(self.merge((q @ k.mT * self.scale(x.shape[-1])).softmax(dim=-1) @ v))
+
+
 class HeadsStayApart(Layer):
     def merge(self, mixed):
         B, H, N, d = mixed.shape
@@ -107,6 +122,9 @@ def with_known_weights(answer, embed_dim, num_heads, x):
         "the heads are merged without swapping heads and tokens back: transpose (B, H, N, D/H) to (B, N, H, D/H) before the "
         "reshape, or tokens are mixed.": HeadsStayApart,
         "the last layer, proj, is there but not used.": ForgetsProj,
+        "the scores are not divided by the root of the head width.": NotScaled,
+        "the result of qkv is cut into heads first and into queries, keys and values then; its first third is all queries.":
+            HeadsBeforeRoles,
     })
 class Attention(Layer):
     pass

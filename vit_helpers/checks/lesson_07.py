@@ -69,7 +69,7 @@ def tiny_model(img_size, patch_size, in_channels, embed_dim, depth):
 
 
 @exercise(
-    cases=lambda: [(tiny_model((4, 4), 2, 1, 4, 1), torch.randn(1, 1, 4, 4)),
+    cases=lambda: [(tiny_model((4, 4), 2, 1, 4, 2), torch.randn(1, 1, 4, 4)),
                    (tiny_model((6, 4), 2, 3, 8, 2), torch.randn(2, 3, 6, 4))],
     mistakes={
         "the CLS token still stands last, so all tokens get the positions of others, and a patch gives the answer.":
@@ -82,6 +82,12 @@ def tiny_model(img_size, patch_size, in_channels, embed_dim, depth):
             lambda model, images: passed(model, images, last_norm=False),
         "all three faults are still there.":
             lambda model, images: passed(model, images, cls_first=False, norms_inside=True, stirred=True),
+        "two of the three faults are still there: where the CLS token stands, and where the last norm stands.":
+            lambda model, images: passed(model, images, cls_first=False, norms_inside=True),
+        "two of the three faults are still there: where the CLS token stands, and what the reshape does to the patches.":
+            lambda model, images: passed(model, images, cls_first=False, stirred=True),
+        "two of the three faults are still there: where the last norm stands, and what the reshape does to the patches.":
+            lambda model, images: passed(model, images, norms_inside=True, stirred=True),
         "the mean of all tokens gives the answer; this model has a CLS token for it.":
             lambda model, images: passed(model, images, answer=None),
     })

@@ -112,6 +112,12 @@ def some_images(B, *shape):
         "the loss stays as it is: is there no `optimizer.step()`, or are the gradients cleared just before it?":
             lambda *case: loop(*case, clear="between"),
         "all three faults are still there.": lambda *case: loop(*case, mode=False, clear="never", probabilities=True),
+        "two of the three faults are still there: the mode of the model, and what becomes of the old gradients.":
+            lambda *case: loop(*case, mode=False, clear="never"),
+        "two of the three faults are still there: the mode of the model, and what goes into `F.cross_entropy`.":
+            lambda *case: loop(*case, mode=False, probabilities=True),
+        "two of the three faults are still there: the old gradients, and what goes into `F.cross_entropy`.":
+            lambda *case: loop(*case, clear="never", probabilities=True),
     })
 def train_steps(model, images, labels, optimizer, steps):
     return loop(model, images, labels, optimizer, steps)
@@ -121,11 +127,12 @@ def by_images(piece, batch, pieces):
     return piece / batch
 
 
-def pieces_loop(model, images, labels, optimizer, batch_size, at_once, share=by_images, clear_each=False, step_each=False,
-                one_backward=False):
+def pieces_loop(model, images, labels, optimizer, batch_size, at_once, share=by_images, clear=True, clear_each=False,
+                step_each=False, one_backward=False):
     losses = []
     for x, y in zip(images.split(batch_size), labels.split(batch_size), strict=True):
-        optimizer.zero_grad()
+        if clear:
+            optimizer.zero_grad()
         parts, total = list(zip(x.split(at_once), y.split(at_once), strict=True)), 0.0
         for piece, truth in parts:
             if clear_each:
@@ -186,6 +193,10 @@ def as_if_at_once(result, images, labels, batch_size, at_once):
             lambda *case: pieces_loop(*case, share=lambda piece, batch, pieces: 1),
         "each piece is divided by the number of pieces; a smaller last piece must count less, by its share of the images.":
             lambda *case: pieces_loop(*case, share=lambda piece, batch, pieces: 1 / pieces),
+        "each piece is divided by `batch_size`; the last batch may have fewer images, count those that it has.":
+            lambda *case: pieces_loop(*case, share=lambda piece, batch, pieces: piece / case[-2]),
+        "the gradients of earlier batches are never cleared; do it once for each batch, before its first piece.":
+            lambda *case: pieces_loop(*case, clear=False),
         "the gradients are cleared before each piece, so only the last one counts; clear them once for each batch.":
             lambda *case: pieces_loop(*case, clear_each=True),
         "there is a step after each piece; a batch is one step, after its last piece.":
