@@ -12,7 +12,7 @@ def same(a, b):
         return isinstance(b, torch.Tensor) and a.shape == b.shape and a.dtype == b.dtype and torch.equal(
             torch.nan_to_num(a.detach()), torch.nan_to_num(b.detach()))
     if isinstance(a, torch.nn.Module):
-        return a.training == b.training and same(dict(a.state_dict()), dict(b.state_dict()))
+        return same(dict(a.state_dict()), dict(b.state_dict()))      # its mode may change: who asks a model sets it to eval
     if isinstance(a, (tuple, list)):
         return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
     if isinstance(a, dict):
@@ -68,7 +68,7 @@ def tensor_difference(got, wanted, tolerance, where):
     off = (got.double() - wanted.double()).abs()
     at = tuple(int(i) for i in np.unravel_index(int(off.nan_to_num(torch.inf).argmax()), off.shape))
     return (f"{where} the right shape, but other numbers: {(off > tolerance).double().mean():.0%} of them are off, most of all "
-            f"at {list(at)}: {got[at].item():.4g}, wanted is {wanted[at].item():.4g}.")
+            f"at {list(at)}: {words(got[at].item())}, wanted is {words(wanted[at].item())}.")
 
 
 def value_difference(got, wanted, tolerance, where):
@@ -100,10 +100,11 @@ def words(value):
     if isinstance(value, torch.nn.Module):
         return type(value).__name__
     if isinstance(value, float):
-        return f"{value:.4g}"
+        return "0" if abs(value) < 1e-6 else f"{value:.4g}"
     text = repr(value)
     return text if len(text) <= 60 else f"{type(value).__name__}"
 
 
 def call_text(name, case):
-    return f"Tried: {name}({', '.join(words(value) for value in case)})"
+    shown = [f"tensor({words(v)})" if isinstance(v, torch.Tensor) and v.numel() <= 16 else words(v) for v in case]
+    return f"Tried: {name}({', '.join(shown)})"

@@ -95,7 +95,8 @@ def unfair(mask, labels, test_fraction):
 @exercise(
     judge=unfair,
     cases=lambda: [(torch.tensor([0, 0, 0, 0, 0, 1, 1, 1, 1, 1]), 0.4),
-                   (torch.arange(3).repeat_interleave(torch.tensor([120, 60, 30]))[torch.randperm(210)], 0.2)],
+                   (torch.arange(3).repeat_interleave(torch.tensor([120, 60, 30]))[torch.randperm(210)], 0.2),
+                   (torch.arange(2).repeat_interleave(torch.tensor([7, 9])), 0.3)],      # 2.1 and 2.7 tiles: 2 and 3
     mistakes={
         "the classes play no part in the draw; go through labels.unique() and draw from each class by itself.": plain_split,
         "the first tiles of each class are taken, and neighbors in a file may show the same place; shuffle the members of "
@@ -164,7 +165,8 @@ def incomplete(batches, images, labels, batch_size):
 
 @exercise(
     use=as_list, judge=incomplete,
-    cases=lambda: [(some_images(5, 1, 2, 2), torch.arange(5), 2), (some_images(40, 3, 4, 6), torch.randint(10, (40,)), 12)],
+    cases=lambda: [(some_images(5, 1, 2, 2), torch.arange(5), 2), (some_images(40, 3, 4, 6), torch.randint(10, (40,)), 12),
+                   (some_images(12, 1, 2, 2), torch.arange(12), 4)],                     # no batch is left over, or empty
     mistakes={
         "images and labels are shuffled by two different orders, so every image gets a random label; draw one order and use "
         "it for both.": two_orders,

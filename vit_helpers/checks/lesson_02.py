@@ -54,7 +54,8 @@ def patchify_photos(photos, P):
 
 
 @exercise(
-    cases=lambda: [(torch.arange(1.0, 7).reshape(1, 1, 2, 3), 2), (torch.randn(2, 3, 7, 16), 4), (torch.randn(1, 2, 9, 5), 3)],
+    cases=lambda: [(torch.arange(1.0, 7).reshape(1, 1, 2, 3), 2), (torch.randn(2, 3, 7, 16), 4), (torch.randn(1, 2, 9, 5), 3),
+                   (torch.randn(1, 1, 5, 10), 4)],
     mistakes={
         "rows and columns have changed places: F.pad names the last axis first, (left, right, top, bottom).":
             lambda images, P: F.pad(images, (0, -images.shape[2] % P, 0, -images.shape[3] % P)),

@@ -43,7 +43,8 @@ class AddsNeighbors(nn.Module):
 @exercise(
     cases=lambda: [(AddsPlaces(), torch.tensor([[[5.0], [7.0], [9.0]]]), torch.tensor([2, 0, 1])),
                    (MultiHeadSelfAttention(8, 2), torch.randn(2, 7, 8), torch.randperm(7)),
-                   (AddsNeighbors(), torch.randn(3, 6, 4), torch.tensor([3, 5, 0, 1, 4, 2]))],
+                   (AddsNeighbors(), torch.randn(3, 6, 4), torch.tensor([3, 5, 0, 1, 4, 2])),
+                   (AddsPlaces(), torch.randn(1, 5, 2), torch.arange(5))],               # nothing is shuffled: no gap
     mistakes={
         "the two results are compared as they stand, but a layer that ignores the order shuffles its output along; shuffle "
         "the second result too.":

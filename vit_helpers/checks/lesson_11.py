@@ -74,7 +74,10 @@ def by_validation(row):
                  ("adamw", 0.001, [0.84, 0.84], [0.83, 0.85])),),
         (rows_of(("muon", 0.01, [0.91, 0.93, 0.92], [0.90, 0.92, 0.91]), ("adamw", 0.01, [0.5, 0.6, 0.55], [0.7, 0.5, 0.6]),
                  ("muon", 0.02, [0.94, 0.86, 0.93], [0.89, 0.90, 0.88]), ("adamw", 0.001, [0.8, 0.79, 0.81], [0.78, 0.79, 0.8]),
-                 ("adamw", 0.003, [0.83, 0.70, 0.72], [0.83, 0.82, 0.84])),)],
+                 ("adamw", 0.003, [0.83, 0.70, 0.72], [0.83, 0.82, 0.84])),),
+        (rows_of(("sgd", 0.1, [0.6, 0.6], [0.9, 0.9]), ("sgd", 0.3, [0.7, 0.7], [0.65, 0.65]),      # the larger rate wins,
+                 ("adamw", 0.001, [0.9], [0.88]), ("adamw", 0.003, [0.5, 0.5], [0.5, 0.5]),         # one seed against two,
+                 ("muon", 0.01, [0.7, 0.9], [0.8, 0.8]), ("muon", 0.02, [0.75, 0.75], [0.76, 0.74])),)],       # mean, not worst
     mistakes={
         "the rate is chosen by the test tiles; they may only judge what the validation tiles have chosen.":
             lambda rows: chosen(rows, lambda row: mean(row["test"])),

@@ -27,7 +27,10 @@ def some_stages():
              {"a": torch.tensor([1.0, 2.0]), "b": torch.tensor([2.5, 1.5]), "c": torch.tensor([9.0])}, 1e-5),
             (ours, {**ours, "block 1": one_number, "norm": a + 1, "logits": b + 5}, 0.01),
             (ours, {**ours, "block 0": a + 1e-4, "logits": b + 1}, 0.001),
-            (ours, {**ours, "norm": hidden, "logits": b * torch.nan}, 1e-3), (ours, dict(ours), 0.0)]
+            (ours, {**ours, "norm": hidden, "logits": b * torch.nan}, 1e-3), (ours, dict(ours), 0.0),
+            ({"a": torch.tensor([0.0, 0.0])}, {"a": torch.tensor([9.0, 0.0])}, 1e-3),              # the sign, ...
+            ({"a": torch.zeros(100)}, {"a": torch.full((100,), 5e-4)}, 1e-3),                      # many small differences, ...
+            ({"a": torch.tensor([1000.0])}, {"a": torch.tensor([1000.005])}, 1e-3)]                # and a large number
 
 
 @exercise(
@@ -107,7 +110,7 @@ def packed(theirs, order=("query", "key", "value"), dim=0, parts=PARTS, turn=lam
 
 
 @exercise(
-    cases=lambda: [(separate(2, 3),), (separate(6, 12),)],
+    cases=lambda: [(separate(2, 3),), (dict(reversed(separate(6, 12).items())),)],
     mistakes={
         "the three matrices stand side by side; they belong below each other (dim=0), since a Linear's rows are its outputs.":
             lambda theirs: packed(theirs, dim=-1),

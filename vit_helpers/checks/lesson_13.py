@@ -86,7 +86,8 @@ def with_unknown_pixels():
 
 
 @exercise(
-    cases=lambda: [(torch.tensor([[0, 0, 0, 1, 1, 9]]), torch.tensor([[0, 0, 1, 1, 1, 0]]), 3, 9), with_unknown_pixels()],
+    cases=lambda: [(torch.tensor([[0, 0, 0, 1, 1, 9]]), torch.tensor([[0, 0, 1, 1, 1, 0]]), 3, 9), with_unknown_pixels(),
+                   (torch.tensor([[0, 0, 1, 9]]), torch.tensor([[0, 2, 1, 3]]), 4, 9)],      # 2 is only said, 3 where unknown
     mistakes={
         "pixels whose truth is unknown count as errors; leave them out of both, the truth and the prediction.":
             lambda truth, said, K, ignore: torch.stack([

@@ -105,7 +105,9 @@ def crowd():
 
 @exercise(
     cases=lambda: [(torch.tensor([[1.0, 0, 5, 4], [2, 0, 6, 4], [0, 0, 4, 4]]), torch.tensor([0.8, 0.7, 0.9]), 0.5),
-                   crowd()],
+                   crowd(),
+                   (torch.tensor([[0.0, 0, 4, 4], [0, 0, 4, 2], [8, 8, 12, 12]]), torch.tensor([0.9, 0.8, 0.7]), 0.5),
+                   (torch.tensor([[0.0, 0, 4, 4], [2, 2, 6, 6]]), torch.tensor([0.9, 0.8]), 0.1)],
     mistakes={
         "a box goes as soon as it overlaps any surer box, even one that was thrown away itself; only boxes that are kept may "
         "throw others away.": by_any_surer,
@@ -159,10 +161,18 @@ def several_scenes():
     return (places[which] + off).clamp(0, 1), torch.rand(11), scenes, places[true], true_scenes
 
 
+def close_calls():
+    """Two objects that overlap each other by 0.6, in three scenes; what is taken first decides about the second answer."""
+    left, right = [0.125, 0, 0.625, 0.5], [0.25, 0, 0.75, 0.5]
+    found = [right, [0, 0, 0.5, 0.5], left, [0.15625, 0, 0.65625, 0.5], left, [0.375, 0, 0.875, 0.5], [0.5, 0.5, 0.75, 0.75]]
+    return (torch.tensor(found), torch.tensor([0.9, 0.8, 0.95, 0.6, 0.85, 0.7, 0.5]), torch.tensor([0, 0, 1, 1, 2, 2, 3]),
+            torch.tensor([left, right] * 3 + [[0.5, 0.5, 0.75, 1]]), torch.tensor([0, 0, 1, 1, 2, 2, 3]))    # the last: IoU 0.5
+
+
 @exercise(
     cases=lambda: [(torch.tensor([[0.5, 0.5, 1, 1], [0, 0, 0.5, 0.5], [0, 0, 0.5, 0.4]]), torch.tensor([0.7, 0.9, 0.8]),
                     torch.tensor([1, 0, 0]), torch.tensor([[0, 0, 0.5, 0.5], [0.5, 0.5, 1, 1]]), torch.tensor([0, 1])),
-                   several_scenes()],
+                   several_scenes(), close_calls()],
     mistakes={
         "an object may be taken twice, so a duplicate counts as right; mark each object that is taken.":
             lambda *case: ap_of(right_ones(*case, once=False), len(case[3])),

@@ -8,7 +8,7 @@ from .base import exercise, take_weights
 
 
 @exercise(
-    cases=lambda: [(torch.tensor([2.0, 4.0]).reshape(1, 2, 1, 1), 2), (torch.randn(5, 3, 2, 4), 4)],
+    cases=lambda: [(torch.tensor([2.0, 4.0]).reshape(1, 2, 1, 1), 2), (torch.randn(5, 3, 4, 4), 2)],
     mistakes={
         "the copies are not divided by the number of frames; the token of a still film would be that many times too large.":
             lambda weight, tubelet: weight.repeat(1, tubelet, 1, 1),

@@ -90,9 +90,17 @@ def through(block, x, numbers, one=1, norm=True, order=(0, 1, 2), close_all=Fals
     return x
 
 
+def trained_block(*sizes):
+    """A block whose two norms differ, as after training."""
+    block = EncoderBlock(*sizes)
+    for norm in (block.norm1, block.norm2):
+        torch.nn.init.normal_(norm.weight)
+    return block
+
+
 @exercise(
     cases=lambda: [(EncoderBlock(4, 2, 8), torch.randn(1, 2, 4), torch.zeros(1, 24)),
-                   (EncoderBlock(8, 2, 12), torch.randn(3, 5, 8), torch.randn(3, 48))],
+                   (trained_block(8, 2, 12), torch.randn(3, 5, 8), torch.randn(3, 48))],
     mistakes={
         "it scales by `scale` instead of 1 + scale; with zeros, as at the start, attention would get no token at all.":
             lambda block, x, numbers: through(block, x, numbers, one=0),
