@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from .compare import call_text, difference, same
+from .compare import call_text, difference, kind, same
 
 SECONDS = 10.0                     # an answer that needs longer than this for all cases together is stopped
 
@@ -98,9 +98,10 @@ class Exercise:
         mine = copy.deepcopy(case)
         torch.manual_seed(1)
         result = self.use(answer, *mine)
-        if not same(mine, case):
-            raise Wrong("It changes its input, which whoever called it may still need: work on a copy, for example x.clone(), "
-                        "and use no operation in place (x += 1, x[0] = 1, x.add_()).")
+        changed = [kind(before) for before, now in zip(case, mine, strict=True) if not same(now, before)]
+        if changed:
+            raise Wrong(f"It changes its input ({' and '.join(changed)}), which whoever called it may still need: work on a "
+                        "copy, such as x.clone() or dict(x), with nothing in place (x += 1, x[0] = 1, x.add_(), x.pop()).")
         return result
 
     def compare(self, result, case):
