@@ -100,6 +100,19 @@ def test_an_answer_that_changes_its_input_is_refused(function):
     assert "It changes its input" in function.problem(changes)
 
 
+def test_sorting_a_list_that_was_given_is_a_change_too():
+    @exercise(cases=lambda: [([{"rate": 2.0}, {"rate": 1.0}],)], mistakes={})
+    def smallest(rows):
+        return min(row["rate"] for row in rows)
+
+    def sorts(rows):
+        rows.sort(key=lambda row: row["rate"])
+        return rows[0]["rate"]
+
+    assert smallest.problem(lambda rows: sorted(row["rate"] for row in rows)[0]) == ""
+    assert "It changes its input (a list)" in smallest.problem(sorts)
+
+
 @pytest.mark.parametrize("function", FUNCTIONS.values(), ids=FUNCTIONS)
 def test_an_error_of_the_answer_is_told_with_its_line(function):
     def fails(*case):

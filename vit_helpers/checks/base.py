@@ -70,13 +70,16 @@ class Exercise:
 
     def tried(self, answer):
         """The first thing that is wrong, case by case; a result that is wrong goes before an error in a later case."""
-        results, cases = [], self.seeded_cases()
+        results, cases, stopped = [], self.seeded_cases(), None
         try:
             try:
                 within(SECONDS, lambda: [results.append(self.result(answer, case)) for case in self.seeded_cases()])
-            finally:
-                for case, result in zip(cases, results, strict=False):
-                    self.compare(result, case)
+            except (Exception, SystemExit, OutOfTime) as error:      # not the learner's own interruption
+                stopped = error
+            for case, result in zip(cases, results, strict=False):
+                self.compare(result, case)
+            if stopped:
+                raise stopped
         except Wrong as wrong:
             return f"not right yet.\n{wrong}{self.probably(results)}"
         except OutOfTime:
