@@ -4,26 +4,25 @@ No test here needs the network or the real tiles, except those at the end, which
 """
 
 import errno
-import functools
 import hashlib
 import http.server
+import inspect
 import io
 import os
 import shutil
 import socket
 import threading
 import time
+import types
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import torchvision
 from PIL import Image
 from torchvision import transforms
 from torchvision.datasets import EuroSAT, ImageFolder
-from torchvision.datasets.utils import extract_archive
 
 from vit_helpers import CLASSES, load_tiles, runtime
 from vit_helpers import eurosat as module
@@ -97,7 +96,8 @@ def reference(members, tmp_path):
 
 
 def cached(tmp_path):
-    return sorted(path.name for path in (tmp_path / "cache").rglob("*") if path.is_file())
+    """The files in the cache, without the empty ones that processes wait at."""
+    return sorted(path.name for path in (tmp_path / "cache").rglob("*") if path.is_file() and path.suffix != ".lock")
 
 
 def must_not_decode(*args):
@@ -195,7 +195,8 @@ def test_an_archive_with_paths_that_lead_out_of_it(members, tmp_path, path):
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(ValueError, match="leads out of the archive"):
         load_tiles("eurosat", root=tmp_path / "data")
-    assert sorted(tmp_path.rglob("*")) == before             # nothing was unpacked anywhere
+    now = [place for place in sorted(tmp_path.rglob("*")) if tmp_path / "cache" not in (place, *place.parents)]
+    assert now == before and cached(tmp_path) == []          # nothing was unpacked anywhere
 
 
 def broken_jpegs(members):
@@ -291,14 +292,11 @@ def test_a_disk_that_fills_up_while_caching(zipped, reference, monkeypatch, tmp_
 
 @pytest.fixture
 def fetch_from(monkeypatch):
-    """Let torchvision's own download code ask another address, and expect a file with another checksum."""
-    download = torchvision.datasets.utils.download_and_extract_archive
-
+    """Let the package ask another address, and expect a file with another checksum."""
     def redirect(address, content=None):
-        def fetch(url, download_root, md5):
-            download(address, download_root, md5=hashlib.md5(content).hexdigest() if content else md5)
-
-        monkeypatch.setattr("torchvision.datasets.eurosat.download_and_extract_archive", fetch)
+        monkeypatch.setattr(module, "ADDRESS", address)
+        if content:
+            monkeypatch.setattr(module, "MD5", hashlib.md5(content).hexdigest())
 
     for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
@@ -329,17 +327,34 @@ def silent_server(request):
 
 @pytest.fixture
 def published(members, tmp_path):
-    """A server on this machine that hands out the tiny archive: its address, the archive, the requests so far."""
-    archive, requests = write_archive(members, tmp_path / "published" / "EuroSAT.zip"), []
+    """A server on this machine that hands out the tiny archive: its address, content, misbehavior and requests so far.
 
-    class Handler(http.server.SimpleHTTPRequestHandler):
+    It closes the connection after `cut` bytes, knows ranges or not, and waits for `pause` seconds before each tenth.
+    """
+    content = write_archive(members, tmp_path / "published" / "EuroSAT.zip").read_bytes()
+    facts = types.SimpleNamespace(content=content, cut=None, ranges=True, pause=0, requests=[])
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked = self.headers["Range"] if facts.ranges else None
+            start = int(asked.removeprefix("bytes=").removesuffix("-")) if asked else 0
+            facts.requests.append(self.headers["Range"])
+            self.send_response(416 if start >= len(facts.content) else 206 if asked else 200)
+            self.send_header("Content-Length", str(max(0, len(facts.content) - start)))
+            self.end_headers()
+            sent = facts.content[start:][:facts.cut]
+            step = len(facts.content) // 10 if facts.pause else len(sent) or 1
+            for at in range(0, len(sent), step):
+                time.sleep(facts.pause)
+                self.wfile.write(sent[at:at + step])
+
         def log_message(self, *args):
-            requests.append(args)
+            pass
 
-    handler = functools.partial(Handler, directory=archive.parent)
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}/EuroSAT.zip", archive.read_bytes(), requests
+        facts.address = f"http://127.0.0.1:{server.server_port}/EuroSAT.zip"
+        yield facts
         server.shutdown()
 
 
@@ -356,10 +371,10 @@ def test_a_network_that_hangs(silent_server, fetch_from, monkeypatch):
 @pytest.mark.parametrize("stale", [False, True])
 def test_a_name_lookup_that_hangs(monkeypatch, tmp_path, stale):
     if stale:                                                # half an archive, from a download that was interrupted
-        (tmp_path / "cache/download/eurosat").mkdir(parents=True)
-        (tmp_path / "cache/download/eurosat/EuroSAT.zip").write_bytes(b"PK")
+        (tmp_path / "cache/download").mkdir(parents=True)
+        (tmp_path / "cache/download/EuroSAT.zip.part").write_bytes(b"PK")
     answer = threading.Event()
-    monkeypatch.setattr(EuroSAT, "download", lambda self: answer.wait(60))
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **kwargs: answer.wait(60) and [])
     monkeypatch.setattr(runtime, "PATIENCE", 0.5)
     started = time.monotonic()
     with pytest.raises(TimeoutError, match=r"did not answer for 0\.5 seconds"):
@@ -368,52 +383,94 @@ def test_a_name_lookup_that_hangs(monkeypatch, tmp_path, stale):
     answer.set()
 
 
-def test_a_slow_network_is_waited_for(members, monkeypatch, tmp_path):
-    whole = write_archive(members, tmp_path / "published.zip").read_bytes()
-
-    def trickle(address, download_root, md5):                # takes three times as long as a silence may last
-        with open(Path(download_root) / "EuroSAT.zip", "wb", buffering=0) as file:
-            for part in range(10):
-                file.write(whole[len(whole) * part // 10:len(whole) * (part + 1) // 10])
-                time.sleep(0.15)
-        extract_archive(str(Path(download_root) / "EuroSAT.zip"))
-
-    monkeypatch.setattr("torchvision.datasets.eurosat.download_and_extract_archive", trickle)
+def test_a_slow_network_is_waited_for(published, fetch_from, monkeypatch):
+    fetch_from(published.address, published.content)
+    published.pause = 0.15                                   # ten times: three times as long as a silence may last
     monkeypatch.setattr(runtime, "PATIENCE", 0.5)
     assert len(load_tiles("eurosat")) == 25
 
 
 def test_a_download_is_cached_and_cleared_away(published, reference, fetch_from, tmp_path):
-    address, content, requests = published
-    fetch_from(address, content)
+    fetch_from(published.address, published.content)
     tiles = load_tiles("eurosat")
     assert torch.equal(tiles.images, reference[0]) and torch.equal(tiles.labels, reference[1])
-    assert not (tmp_path / "cache" / "download").exists() and len(cached(tmp_path)) == 1
-    asked = len(requests)
-    assert torch.equal(load_tiles("eurosat").images, reference[0]) and len(requests) == asked > 0
+    assert not (tmp_path / "cache" / "download").exists() and len(list((tmp_path / "cache").glob("*.npy"))) == 1
+    assert torch.equal(load_tiles("eurosat").images, reference[0]) and published.requests == [None]
 
 
-def test_a_download_stays_where_the_decoded_tiles_cannot_be_kept(members, monkeypatch, tmp_path):
-    def fetch(url, download_root, md5):
-        extract_archive(str(write_archive(members, Path(download_root) / "EuroSAT.zip")))
-
+def test_a_download_stays_where_the_decoded_tiles_cannot_be_kept(published, fetch_from, monkeypatch, tmp_path):
     def full(file, images):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("torchvision.datasets.eurosat.download_and_extract_archive", fetch)
+    fetch_from(published.address, published.content)
     monkeypatch.setattr(np, "save", full)
-    with pytest.warns(UserWarning, match="No space left"):
-        assert len(load_tiles("eurosat")) == 25
-    assert (tmp_path / "cache/download/eurosat/EuroSAT.zip").exists()    # so that it is not fetched twice
+    for _ in range(2):
+        with pytest.warns(UserWarning, match="No space left"):
+            assert len(load_tiles("eurosat")) == 25
+    assert (tmp_path / "cache/download/EuroSAT.zip").exists() and len(published.requests) == 1       # not fetched twice
 
 
-def test_a_published_file_that_is_another(published, fetch_from):
-    address, content, _ = published
-    fetch_from(address)                                      # the checksum is that of the real archive
-    with pytest.raises(OSError, match="the download failed: File not found or corrupted"):
+def test_a_truncated_download_goes_on_where_it_ended(published, reference, fetch_from):
+    fetch_from(published.address, published.content)
+    published.cut = len(published.content) // 3 + 1
+    assert torch.equal(load_tiles("eurosat").images, reference[0])
+    assert published.requests == [None, f"bytes={published.cut}-", f"bytes={2 * published.cut}-"]
+
+
+def test_a_truncated_download_goes_on_in_the_next_process(published, reference, fetch_from, tmp_path):
+    fetch_from(published.address, published.content)
+    published.cut = 1000
+    with pytest.raises(OSError, match=rf"only 5,000 of {len(published.content):,} bytes arrived in 5 attempts"):
         load_tiles("eurosat")
-    fetch_from(address, content)
+    assert (tmp_path / "cache/download/EuroSAT.zip.part").read_bytes() == published.content[:5000]
+    published.cut = None
+    assert torch.equal(load_tiles("eurosat").images, reference[0]) and published.requests[-1] == "bytes=5000-"
+
+
+def test_a_truncated_download_is_never_taken_for_whole(published, reference, fetch_from, tmp_path):
+    fetch_from(published.address, published.content)
+    published.cut, published.ranges = len(published.content) - 1, False        # each attempt ends one byte too early
+    with pytest.raises(OSError, match=r"bytes arrived in 5 attempts; try again later, or set EUROSAT_ROOT"):
+        load_tiles("eurosat")
+    assert not list(tmp_path.glob("cache/**/*.zip")) and not list(tmp_path.glob("cache/*.npy"))
+    published.cut = None
+    assert torch.equal(load_tiles("eurosat").images, reference[0])
+
+
+@pytest.mark.parametrize("more", [b"", b"!", b"PK"])
+def test_a_download_with_more_than_the_archive_begins_again(published, reference, fetch_from, tmp_path, more):
+    """A whole archive that was not renamed in time is taken; one with strange bytes behind it is thrown away."""
+    fetch_from(published.address, published.content)
+    (tmp_path / "cache/download").mkdir(parents=True)
+    (tmp_path / "cache/download/EuroSAT.zip.part").write_bytes(published.content + more)
+    if more:
+        with pytest.raises(OSError, match=r"the download failed: HTTP Error 416"):
+            load_tiles("eurosat")
+    assert torch.equal(load_tiles("eurosat").images, reference[0])
+    assert published.requests == ([f"bytes={len(published.content + more)}-", None] if more else [])
+
+
+def test_bytes_of_another_file_are_thrown_away(published, reference, fetch_from, tmp_path):
+    fetch_from(published.address, published.content)
+    (tmp_path / "cache/download").mkdir(parents=True)
+    (tmp_path / "cache/download/EuroSAT.zip.part").write_bytes(bytes(100))
+    with pytest.raises(OSError, match="its checksum differs"):
+        load_tiles("eurosat")
+    assert torch.equal(load_tiles("eurosat").images, reference[0])
+
+
+def test_a_published_file_that_is_another(published, fetch_from, tmp_path):
+    fetch_from(published.address)                            # the checksum is that of the real archive
+    with pytest.raises(OSError, match=r"the download failed: what http://127\.0\.0\.1.* its checksum differs"):
+        load_tiles("eurosat")
+    assert not [path for path in tmp_path.glob("cache/download/**/*") if path.is_file()]
+    fetch_from(published.address, published.content)
     assert len(load_tiles("eurosat")) == 25                  # and the next attempt is not hindered by it
+
+
+def test_the_address_and_the_checksum_are_those_that_torchvision_knows():
+    source = inspect.getsource(EuroSAT.download)
+    assert f'"{module.ADDRESS}"' in source and f'"{module.MD5}"' in source and module.ADDRESS.startswith("https://")
 
 
 # The real tiles

@@ -19,21 +19,35 @@ def _read(path, useless):
         raise ValueError(useless) from problem
 
 
-def save_checkpoint(path, model, optimizers=(), schedules=(), generator=None, history=None, settings=None):
-    """Write all that a run needs to go on: weights, optimizers, schedules, random state, history. Never half a file."""
+def write_tensors(path, state):
+    """Write tensors and plain values as torch.save does, whole or not at all; OSError where that fails, as on a full disk."""
+    with written_whole(path) as temporary, open(temporary, "wb") as file:
+        try:
+            torch.save(state, file)
+        except RuntimeError as problem:
+            # After a full disk or Ctrl-C torch tries to finish the file, and says only that it is at the wrong place in it.
+            raise problem.__context__ or problem from None
+
+
+def save_checkpoint(path, model, optimizers=(), schedules=(), generator=None, history=None, settings=None, keeper=None):
+    """Write all that a run needs to go on: weights, optimizers, schedules, random state, history. Never half a file.
+
+    keeper: a generator that stands for torch's own random state, see load_checkpoint.
+    """
     state = {"model": model.state_dict(), "optimizers": [o.state_dict() for o in optimizers],
              "schedules": [s.state_dict() for s in schedules], "settings": settings,
-             "random": torch.get_rng_state(), "generator": generator.get_state() if generator else None,
+             "random": keeper.get_state() if keeper else torch.get_rng_state(),
+             "generator": generator.get_state() if generator else None,
              "cuda": torch.cuda.get_rng_state_all(), "history": asdict(history) if history else None}
-    with written_whole(path) as temporary:
-        torch.save(state, temporary)
+    write_tensors(path, state)
 
 
-def load_checkpoint(path, model, optimizers=(), schedules=(), generator=None, history=None, settings=None):
+def load_checkpoint(path, model, optimizers=(), schedules=(), generator=None, history=None, settings=None, keeper=None):
     """Put back what `save_checkpoint` wrote, into the objects given (often just the model), in place.
 
     Only plain tensors and numbers are read (weights_only=True). Raises FileNotFoundError, ValueError for a file that
     is no checkpoint, for weights of another model, or for another run's settings; then nothing was changed.
+    keeper: the generator to which torch's random state goes, where several processes train, each with draws of its own.
     """
     useless = f"{path} is not a whole checkpoint of this course; delete it and train again"
     state = _read(path, useless)
@@ -52,7 +66,7 @@ def load_checkpoint(path, model, optimizers=(), schedules=(), generator=None, hi
             thing.load_state_dict(saved)
     if generator is not None:
         generator.set_state(state["generator"])
-        torch.set_rng_state(state["random"])
+        keeper.set_state(state["random"]) if keeper else torch.set_rng_state(state["random"])
         if len(state["cuda"]) == torch.cuda.device_count():
             torch.cuda.set_rng_state_all(state["cuda"])
     if history is not None:

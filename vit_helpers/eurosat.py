@@ -4,20 +4,28 @@ import hashlib
 import io
 import os
 import shutil
-import time
 import warnings
 import zipfile
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 import numpy as np
+from filelock import FileLock
 from platformdirs import user_cache_dir
 
-from .runtime import Progress, patiently, written_whole
+from .archives import checked_members, read_member
+from .downloads import fetch_file
+from .runtime import Progress, written_whole
 
 CLASSES = ("AnnualCrop", "Forest", "HerbaceousVegetation", "Highway", "Industrial",
            "Pasture", "PermanentCrop", "Residential", "River", "SeaLake")
 COUNTS = (3000, 3000, 3000, 2500, 2500, 2000, 2500, 3000, 2500, 3000)     # tiles of each class
 SHAPE = (sum(COUNTS), 3, 64, 64)
+# As in torchvision.datasets.EuroSAT, which itself falls back to http where https fails, begins again after each interruption,
+# and unpacks 27,000 files.
+ADDRESS = "https://huggingface.co/datasets/torchgeo/eurosat/resolve/c877bcd43f099cd0196738f714544e355477f3fd/EuroSAT.zip"
+MD5 = "c8fa014336c82ac7804f0398fcb19387"
+WAIT = 600                                   # seconds for another process that decodes the same tiles
 
 
 def cache_folder():
@@ -29,21 +37,46 @@ def find(root=None, download=True):
     """All tiles, uint8 (27000, 3, 64, 64) memory-mapped, in torchvision's order; see `load_tiles` for where from.
 
     Raises OSError (FileNotFoundError, TimeoutError, ...) for tiles that are missing or damaged, and ValueError for
-    an archive with paths that lead out of it.
+    an archive that holds more than plain files, see `checked_members`.
     """
     if root:
         return _decoded(_locate(root))
+    images = _kept()
+    if images is None and not download:
+        raise FileNotFoundError("EUROSAT_ROOT is not set, nothing is cached, and download=False")
+    if images is None:
+        with _one_at_a_time(cache_folder() / "download"):
+            images = _kept()                         # by another process, in the meantime
+            if images is None:
+                archive = _download()
+                images = _decoded(archive)
+                if isinstance(images, np.memmap):    # cached: the archive is no longer needed
+                    shutil.rmtree(archive.parent, ignore_errors=True)
+    return images
+
+
+def _kept():
+    """The tiles that were decoded last, or None."""
     for kept in sorted(cache_folder().glob("eurosat-*.npy"), key=os.path.getmtime, reverse=True):
         images = _open(kept)
         if images is not None:
             return images
-    if not download:
-        raise FileNotFoundError("EUROSAT_ROOT is not set, nothing is cached, and download=False")
-    archive = _download()
-    images = _decoded(archive)
-    if isinstance(images, np.memmap):                # cached: the archive and its 27,000 files are no longer needed
-        shutil.rmtree(archive.parents[1], ignore_errors=True)
-    return images
+    return None
+
+
+@contextmanager
+def _one_at_a_time(path):
+    """Let one process after another into the block for `path`. A process that is killed lets the next one in."""
+    lock = FileLock(path.with_name(f".{path.name}.lock"), timeout=WAIT)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except (OSError, NotImplementedError):
+        pass         # a folder that cannot be written, a disk without locks, a holder that hangs: each process for itself
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _locate(root):
@@ -59,22 +92,13 @@ def _locate(root):
 
 
 def _download():
-    """The archive, through torchvision into the cache folder; a network that is silent is a no."""
-    from torchvision.datasets import EuroSAT  # here, so that importing the package stays quick
-
-    folder = cache_folder() / "download"
-    folder.mkdir(parents=True, exist_ok=True)
-    archive = folder / "eurosat" / "EuroSAT.zip"
-
-    def size():
-        unpacking = (archive.parent / "2750").exists()           # then nothing is received, and much is done
-        return time.monotonic() if unpacking else archive.stat().st_size if archive.exists() else 0
-
+    """The archive, fetched into the cache folder."""
+    archive = cache_folder() / "download" / "EuroSAT.zip"
     try:
-        patiently(lambda: EuroSAT(str(folder), download=True), size)
+        fetch_file(ADDRESS, archive, MD5)
     except TimeoutError:
         raise
-    except Exception as problem:
+    except OSError as problem:
         raise OSError(f"the download failed: {problem}; try again later, or set EUROSAT_ROOT to a folder with "
                       "EuroSAT.zip") from problem
     return archive
@@ -87,22 +111,25 @@ def _decoded(place):
     cached = cache_folder() / f"eurosat-{hashlib.sha256(repr(facts).encode()).hexdigest()[:12]}.npy"
     images = _open(cached)
     if images is None:
-        images = _decode(place)
-        try:
-            with written_whole(cached) as temporary, open(temporary, "wb") as file:
-                np.save(file, images)
-        except OSError as problem:                   # the lesson goes on from memory
-            warnings.warn(f"the decoded tiles could not be kept in {cached.parent} ({problem}), so they are decoded again "
-                          "next time; set VIT_CACHE to a folder you can write to, with 340 MB free", stacklevel=2)
-            return images
-        images = _open(cached)
+        with _one_at_a_time(cached):
+            images = _open(cached)                   # by another process, in the meantime
+            if images is None:
+                images = _decode(place)
+                try:
+                    with written_whole(cached) as temporary, open(temporary, "wb") as file:
+                        np.save(file, images)
+                except OSError as problem:           # the lesson goes on from memory
+                    warnings.warn(f"the decoded tiles could not be kept in {cached.parent} ({problem}), so they are decoded "
+                                  "again next time; set VIT_CACHE to a folder you can write to, with 340 MB free", stacklevel=2)
+                    return images
+                images = _open(cached)
     return images
 
 
 def _open(path):
     """The cached array at `path`, memory-mapped, or None where there is no whole one."""
     try:
-        images = np.load(path, mmap_mode="c")        # "c": writing to the array never reaches the file
+        images = np.load(path, mmap_mode="c", allow_pickle=False)           # "c": writing to the array never reaches the file
     except (OSError, ValueError, EOFError):          # EOFError: an empty file, such as a power cut leaves
         return None
     return images if images.shape == SHAPE and images.dtype == np.uint8 else None
@@ -120,12 +147,16 @@ def _decode(place):
         except (zipfile.BadZipFile, OSError) as problem:
             raise OSError(f"{place} is not a whole zip archive ({problem}), perhaps a download that was cut off; "
                           "delete it and fetch it again (95.7 MB)") from problem
-        names, read = archive.namelist(), archive.read
+        members = {member.filename: member for member in checked_members(archive, place)}
+        names = list(members)
+
+        def read(name):
+            return read_member(archive, members[name])
     paths = _by_class(place, names)
     images = np.empty(SHAPE, np.uint8)
     for i, path in enumerate(Progress(paths, desc="decoding EuroSAT, once", unit=" tiles")):
         try:
-            image = Image.open(io.BytesIO(read(path) if read else (place / path).read_bytes()))
+            image = Image.open(io.BytesIO(read(path) if read else (place / path).read_bytes()), formats=["JPEG"])
             if image.size != SHAPE[:1:-1]:
                 raise ValueError(f"it has {image.width}x{image.height} pixels instead of 64x64")
             images[i] = np.asarray(image.convert("RGB")).transpose(2, 0, 1)          # (64, 64, 3) -> (3, 64, 64)
@@ -136,13 +167,10 @@ def _decode(place):
 
 
 def _by_class(place, names):
-    """The paths of all tiles, class by class, each in torchvision's order; checks the paths and the counts."""
+    """The paths of all tiles, class by class, each in torchvision's order; checks the counts."""
     members = {name: [] for name in CLASSES}
     for name in names:
         path = PurePosixPath(name.replace("\\", "/"))
-        if path.is_absolute() or ".." in path.parts or ":" in name:
-            raise ValueError(f"{place} holds the path {name!r}, which leads out of the archive; this is not the EuroSAT "
-                             "archive, fetch it from where it is published")
         if path.suffix == ".jpg" and path.parent.name in members:
             members[path.parent.name].append(name)
     for (name, paths), count in zip(members.items(), COUNTS, strict=True):

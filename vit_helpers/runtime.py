@@ -6,13 +6,15 @@ import socket
 import sys
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from glob import escape
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
 PATIENCE = 10                                # seconds without a byte from the network
+LEFT_BEHIND = 3600                           # seconds without a byte written to a temporary file: its writer is dead
 BUDGETS = ("smoke", "lesson", "full")
 
 
@@ -122,7 +124,8 @@ def patiently(fetch, received):
 def written_whole(path):
     """Yield a temporary path beside `path` and rename it to `path` at the end: readers never see half a file.
 
-    If anything fails, the temporary file is removed and an older file at `path` stays as it was.
+    If anything fails, the temporary file is removed and an older file at `path` stays as it was; after a power cut too.
+    A process that is killed leaves its temporary file behind; the first write to `path` an hour later removes it.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -132,3 +135,12 @@ def written_whole(path):
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+    # By age: whether process 7 lives cannot be told where several machines or containers write to one disk.
+    for left in path.parent.glob(f".{escape(path.name)}.*.part"):
+        with suppress(OSError):                      # another process was quicker
+            if time.time() - left.stat().st_mtime > LEFT_BEHIND:
+                left.unlink()
+        # Else a power cut could leave the new name with nothing in it yet. The folder needs no such care: without it the old
+        # name may come back, which is whole.
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
