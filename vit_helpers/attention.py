@@ -2,6 +2,7 @@
 
 import torch
 
+from . import arguments
 from .runtime import eval_mode
 
 LIMIT = 100e6                                # bytes of attention maps that are held at once
@@ -13,11 +14,19 @@ def _bytes_of_maps(model):
     return 4 * N * N * sum(block.attn.num_heads for block in model.blocks)
 
 
-def _in_batches(function, model, images, *others):
-    """`function` of small batches of `images` and of what goes with them, in eval mode; the results on the CPU, as one."""
+def _check(model, images):
+    """Raise TypeError or ValueError unless this is a VisionTransformer and there are images to show it; returns its device."""
+    device = arguments.device_of(model, arguments.VIT)
+    arguments.tensor("B C height width", images=images)
     if not len(images):
         raise ValueError("there are no images to explain; give at least one, as (B, C, height, width)")
-    size, device = max(1, min(64, int(LIMIT / 4 / max(1, _bytes_of_maps(model))))), next(model.parameters()).device
+    return device
+
+
+def _in_batches(function, model, images, *others):
+    """`function` of small batches of `images` and of what goes with them, in eval mode; the results on the CPU, as one."""
+    device = _check(model, images)
+    size = max(1, min(64, int(LIMIT / 4 / max(1, _bytes_of_maps(model)))))
     with eval_mode(model), torch.no_grad():
         parts = [function(*(part.to(device) for part in batch))
                  for batch in zip(*(values.split(size) for values in (images, *others)), strict=True)]
@@ -32,6 +41,9 @@ def attention_maps(model, images, reduce=None):
     batch by batch, and only its results are kept, as in `attention_maps(model, images, reduce=attention_rollout)`.
     Raises ValueError where the result would take more than 100 MB of maps, or for no images.
     """
+    _check(model, images)
+    if reduce is not None:
+        arguments.function(reduce=reduce)
     total = len(images) * _bytes_of_maps(model)
     if reduce is None and total > LIMIT:
         raise ValueError(f"the maps of {len(images):,} images would take {total / 1e6:,.0f} MB, over {LIMIT / 1e6:.0f} MB; "
@@ -45,11 +57,6 @@ def attention_maps(model, images, reduce=None):
     return _in_batches(maps_of, model, images)
 
 
-def _check_maps(maps):
-    if maps.ndim != 5 or maps.shape[-1] != maps.shape[-2]:
-        raise ValueError(f"maps must be (B, L, H, N, N), as attention_maps gives them, not {tuple(maps.shape)}")
-
-
 def attention_rollout(maps):
     """How much of each input token has flowed into each output token, (B, L, H, N, N) -> (B, N, N); rows sum to 1.
 
@@ -57,7 +64,7 @@ def attention_rollout(maps):
     A_l = (mean_h W_lh + I) / 2, and the whole network is A_L ... A_2 A_1. Abnar and Zuidema 2020, "Quantifying
     attention flow in transformers", section 3. It knows nothing of values, MLPs and classes. Raises ValueError for other maps.
     """
-    _check_maps(maps)
+    arguments.tensor("B L H N N", "float", maps=maps)
     mixed = (maps.mean(dim=2) + torch.eye(maps.shape[-1], device=maps.device)) / 2   # (B, L, N, N)
     mixed = mixed / mixed.sum(dim=-1, keepdim=True)              # by row; without keepdim it would be by column
     flow = mixed[:, 0]
@@ -87,6 +94,7 @@ def gradient_rollout(model, images, targets=None):
             R = R + (gradient * weights).clamp(min=0).mean(dim=1) @ R
         return R.detach()
 
+    _check(model, images)
     targets = _targets(model, images, targets)
     return _in_batches(torch.enable_grad()(relevance), model, images, targets)
 
@@ -95,10 +103,12 @@ def _targets(model, images, targets):
     """The classes int64 (B,) that are asked for: those given, else the predicted ones."""
     if targets is None:
         return _in_batches(model, model, images).argmax(dim=1)
-    targets, K = torch.as_tensor(targets), model.head.out_features
-    if targets.shape != images.shape[:1] or targets.is_floating_point() or not ((targets >= 0) & (targets < K)).all():
+    targets, K = arguments.array(targets=targets), model.head.out_features
+    arguments.tensor("...", targets=targets)
+    whole = not (targets.is_floating_point() or targets.is_complex() or targets.dtype == torch.bool)
+    if targets.shape != images.shape[:1] or not whole or not ((targets >= 0) & (targets < K)).all():
         raise ValueError(f"targets must be one class from 0 to {K - 1} for each of the {len(images)} images, "
-                         f"not {targets.tolist()}")
+                         f"not {targets.tolist()}, {targets.dtype} {tuple(targets.shape)}")
     return targets.long()
 
 
@@ -106,7 +116,11 @@ def on_patches(rollout, model):
     """What reaches the head from each patch: rollout (B, N, N) -> (B, rows, columns).
 
     A CLS token is read by itself: its row, without its own column. With mean pooling all rows are read: their mean.
+    Raises ValueError for another number of tokens than the model's.
     """
+    arguments.device_of(model, arguments.VIT)
+    N = model.grid[0] * model.grid[1] + int(model.pool == "cls")
+    arguments.tensor(f"B {N} {N}", "float", rollout=rollout)
     read = rollout[:, 0, 1:] if model.pool == "cls" else rollout.mean(dim=1)         # (B, N)
     return read[:, -model.grid[0] * model.grid[1]:].unflatten(1, model.grid)
 
@@ -117,7 +131,8 @@ def attention_distance(maps, grid):
     The distance between the centers of the asking and the answering patch, averaged with the weights; a CLS token is left out.
     Dosovitskiy et al. 2021, figure 7 right. Raises ValueError for maps of another grid.
     """
-    _check_maps(maps)
+    arguments.tensor("B L H N N", "float", maps=maps)
+    arguments.grid(grid=grid)
     N = grid[0] * grid[1]
     if maps.shape[-1] not in (N, N + 1):
         raise ValueError(f"maps of {maps.shape[-1]} tokens do not belong to a grid of {grid[0]} x {grid[1]} = {N} patches")
@@ -133,6 +148,7 @@ def patch_evidence(model, images):
     Exact, for a model with pool="mean": head(mean of the tokens) = mean of head(token). It says at which *tokens* the model
     reads a class; attention has mixed the patches before. Raises ValueError for a model with a CLS token.
     """
+    _check(model, images)
     if model.pool != "mean":
         raise ValueError(f"evidence by patch needs a model with pool='mean'; with pool={model.pool!r} the head reads one token "
                          "only: use gradient_rollout")
@@ -147,6 +163,10 @@ def deletion_and_insertion(model, images, relevance, targets=None, points=9):
     deletion and a large one below insertion. Patches that are not shown are left out of the sequence of tokens, so no made-up
     pixels stand in for them. relevance: (B, rows, columns). Petsiuk et al. 2018, "RISE". Raises ValueError for other shapes.
     """
+    _check(model, images)
+    arguments.tensor("B rows columns", relevance=relevance)
+    arguments.no_nan(relevance=relevance)
+    arguments.whole(1, points=points)
     if relevance.shape != (len(images), *model.grid):
         raise ValueError(f"relevance must be {(len(images), *model.grid)}, one number for each patch, "
                          f"not {tuple(relevance.shape)}")
@@ -164,5 +184,12 @@ def deletion_and_insertion(model, images, relevance, targets=None, points=9):
 
 
 def area(shown, curve):
-    """The area below curves (B, points) over the patches shown, divided by its width, so a mean height: (B,)."""
+    """The area below curves (B, points) over the patches shown, divided by its width, so a mean height: (B,).
+
+    Raises ValueError for fewer than two points, which have no width.
+    """
+    arguments.tensor("points", shown=shown)
+    arguments.tensor(f"B {len(shown)}", "float", curve=curve)
+    if len(shown) < 2:
+        raise ValueError(f"{len(shown)} point has no area below it; give at least 2")
     return torch.trapezoid(curve, shown.to(curve)) / (shown[-1] - shown[0])

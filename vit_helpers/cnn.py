@@ -2,6 +2,8 @@
 
 from torch import nn
 
+from . import arguments
+
 
 class SmallCNN(nn.Sequential):
     """Images float (B, 3, 64, 64) -> logits (B, num_classes); 0.58 million parameters.
@@ -11,6 +13,9 @@ class SmallCNN(nn.Sequential):
     """
 
     def __init__(self, num_classes=10, widths=(32, 64, 128, 128)):
+        if not isinstance(widths, (tuple, list)):
+            raise TypeError(f"widths must be a list of whole numbers, not {arguments.told(widths)}")
+        arguments.whole(1, num_classes=num_classes, **{f"widths[{i}]": width for i, width in enumerate(widths)})
         layers, last = [], 3
         for width in widths:
             for channels, stride in ((last, 2), (width, 1)):

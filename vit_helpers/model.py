@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from . import arguments
 from .patches import pair, patch_grid
 
 
@@ -19,6 +20,8 @@ class PatchEmbedding(nn.Module):
 
     def __init__(self, patch_size=8, in_channels=3, embed_dim=128, stem="linear"):
         super().__init__()
+        arguments.whole(1, in_channels=in_channels, embed_dim=embed_dim)
+        arguments.one_of(("linear", "conv"), stem=stem)
         size = pair(patch_size)
         if stem == "linear":
             self.proj = nn.Conv2d(in_channels, embed_dim, kernel_size=size, stride=size)
@@ -26,7 +29,7 @@ class PatchEmbedding(nn.Module):
             # This start lifts such detail to about 1 in the tokens (the mean color to more). PyTorch's default leaves it a
             # fourteenth of that; then positions and color drown the detail, and learning starts much more slowly.
             nn.init.normal_(self.proj.weight, std=1 / (0.12 * math.sqrt(in_channels * size[0] * size[1])))
-        elif stem == "conv":
+        else:
             halvings = int(math.log2(size[0]))
             if size[0] != size[1] or halvings < 1 or 2**halvings != size[0]:
                 raise ValueError(f"stem='conv' needs a square patch size of 2, 4, 8, 16, ..., not {patch_size}")
@@ -39,11 +42,23 @@ class PatchEmbedding(nn.Module):
                 # PyTorch's default would shrink the signal in each layer, until the positions drown it.
                 nn.init.kaiming_normal_(layers[-2].weight, nonlinearity="relu")
             self.proj = nn.Sequential(*layers[:-1])              # no activation after the last one
-        else:
-            raise ValueError(f"stem={stem!r} is unknown; choose 'linear' or 'conv'")
+        self.in_channels, self.patch_size = in_channels, size
 
     def forward(self, images):
+        _check_like_weights(self, f"B {self.in_channels} height width", images=images)
+        patch_grid(images.shape[2:], self.patch_size)
         return self.proj(images).flatten(2).transpose(1, 2)      # (B, D, rows, columns) -> (B, D, N) -> (B, N, D)
+
+
+def _check_like_weights(layer, axes, **named):
+    """Raise ValueError or TypeError unless the tensor has these axes, and the dtype and device of the layer's weights."""
+    arguments.shaped(axes, "float", **named)
+    (name, x), = named.items()
+    weight = next(layer.parameters(), x)
+    if x.device != weight.device:
+        raise ValueError(f"{name} on {x.device}, weights on {weight.device}; move one of them, {name}.to({str(weight.device)!r})")
+    if x.dtype != weight.dtype and (x.dtype == torch.float64 or x.is_meta or not torch.is_autocast_enabled(x.device.type)):
+        raise TypeError(f"{name} of {x.dtype}, weights of {weight.dtype}; convert one of them, {name}.to({weight.dtype})")
 
 
 def _widths(embed_dim, step):
@@ -58,6 +73,9 @@ def sincos_positions(grid, embed_dim, temperature=10000.0):
     [sin(row w_k), cos(row w_k), sin(column w_k), cos(column w_k)] (Vaswani et al. 2017, once for each axis).
     Raises ValueError unless embed_dim is divisible by 4.
     """
+    arguments.grid(grid=grid)
+    arguments.whole(1, embed_dim=embed_dim)
+    arguments.number(1e-6, 1e12, temperature=temperature)
     if embed_dim % 4:
         raise ValueError(f"embed_dim={embed_dim} is not divisible by 4 (sine and cosine of row and column); "
                          f"{_widths(embed_dim, 4)}")
@@ -70,10 +88,25 @@ def sincos_positions(grid, embed_dim, temperature=10000.0):
 
 def interpolate_positions(positions, old_grid, new_grid):
     """Stretch positions (1, [1 +] rows * columns, D) from grid to grid, bicubically; a CLS row stays as it is."""
+    arguments.shaped("1 N D", "float", positions=positions)
+    arguments.grid(old_grid=old_grid, new_grid=new_grid)
     prefix = positions.shape[1] - old_grid[0] * old_grid[1]      # 1 with a CLS token, else 0
+    if prefix not in (0, 1):
+        raise ValueError(f"{positions.shape[1]} positions are not those of a grid of {old_grid[0]} x {old_grid[1]}, with or "
+                         f"without a CLS row; old_grid={tuple(old_grid)} must fit them")
     image = positions[:, prefix:].transpose(1, 2).reshape(1, -1, *old_grid)          # (1, D, rows, columns)
-    image = F.interpolate(image, size=tuple(new_grid), mode="bicubic", antialias=True, align_corners=False)
+    kind = torch.promote_types(image.dtype, torch.float32)       # 16 bits are stretched in 32
+    image = F.interpolate(image.to(kind), size=tuple(new_grid), mode="bicubic", antialias=True, align_corners=False)
+    image = image.to(positions.dtype)
     return torch.cat([positions[:, :prefix], image.flatten(2).transpose(1, 2)], dim=1)
+
+
+def draw_patches(B, N, share, generator=None):
+    """For each of B images the numbers of `share` (0 to 1) of its N patches, at least one, drawn without repetition: (B, n)."""
+    arguments.whole(0, B=B, N=N)
+    arguments.number(0, 1, keep_tokens=share)
+    arguments.generator(generator)
+    return torch.rand(B, N, generator=generator).argsort(dim=1)[:, :max(1, round(N * share))]
 
 
 def keep_some(tokens, share, prefix=0):
@@ -81,11 +114,15 @@ def keep_some(tokens, share, prefix=0):
 
     share: 0 to 1, drawn at random for each image, at least one patch; or the numbers of the patches to keep, int64 (B, n).
     """
+    arguments.shaped("B N D", tokens=tokens)
     B, N, D = tokens.shape
+    arguments.whole(0, N - 1, prefix=prefix)
     kept = share
-    if not torch.is_tensor(share):
-        n = max(1, round((N - prefix) * share))
-        kept = torch.rand(B, N - prefix).argsort(dim=1)[:, :n]                       # (B, n), without repetition
+    if torch.is_tensor(share):
+        arguments.tensor(f"{B} n", "whole", keep_tokens=share)
+        arguments.in_range(0, N - prefix - 1, keep_tokens=share)
+    else:
+        kept = draw_patches(B, N - prefix, share)
     kept = kept.to(tokens.device) + prefix
     kept = torch.cat([torch.arange(prefix, device=tokens.device).expand(B, -1), kept], dim=1)
     return tokens.gather(1, kept[..., None].expand(-1, -1, D))                       # (B, prefix + n, D)
@@ -100,6 +137,8 @@ class MultiHeadSelfAttention(nn.Module):
 
     def __init__(self, embed_dim=128, num_heads=4, dropout=0.0):
         super().__init__()
+        arguments.whole(1, embed_dim=embed_dim, num_heads=num_heads)
+        arguments.number(0, 1, dropout=dropout)
         if embed_dim % num_heads:
             raise ValueError(f"embed_dim={embed_dim} is not divisible by num_heads={num_heads}; "
                              f"{_widths(embed_dim, num_heads)}")
@@ -110,6 +149,7 @@ class MultiHeadSelfAttention(nn.Module):
 
     def forward(self, x, return_weights=False):
         """x (B, N, D) -> mixed (B, N, D), and with return_weights=True also the weights (B, H, N, N), rows sum to 1."""
+        _check_like_weights(self, f"B N {self.num_heads * self.head_dim}", x=x)
         B, N, D = x.shape
         qkv = self.qkv(x).reshape(B, N, 3, self.num_heads, self.head_dim)            # (B, N, 3D) -> (B, N, 3, H, D/H)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)                                         # three times (B, H, N, D/H)
@@ -130,10 +170,13 @@ class MLP(nn.Module):
 
     def __init__(self, embed_dim=128, mlp_dim=256, dropout=0.0):
         super().__init__()
+        arguments.whole(1, embed_dim=embed_dim, mlp_dim=mlp_dim)
+        arguments.number(0, 1, dropout=dropout)
         self.fc1, self.act, self.fc2 = nn.Linear(embed_dim, mlp_dim), nn.GELU(), nn.Linear(mlp_dim, embed_dim)
         self.drop = nn.Dropout(dropout)
 
     def forward(self, x):
+        _check_like_weights(self, f"... {self.fc1.in_features}", x=x)
         return self.drop(self.fc2(self.drop(self.act(self.fc1(x)))))
 
 
@@ -145,12 +188,14 @@ class EncoderBlock(nn.Module):
 
     def __init__(self, embed_dim=128, num_heads=4, mlp_dim=256, dropout=0.0):
         super().__init__()
+        arguments.whole(1, embed_dim=embed_dim)
         self.norm1 = nn.LayerNorm(embed_dim, eps=1e-6)
         self.attn = MultiHeadSelfAttention(embed_dim, num_heads, dropout)
         self.norm2 = nn.LayerNorm(embed_dim, eps=1e-6)
         self.mlp = MLP(embed_dim, mlp_dim, dropout)
 
     def forward(self, x, return_weights=False):
+        _check_like_weights(self, f"B N {self.norm1.normalized_shape[0]}", x=x)
         attended = self.attn(self.norm1(x), return_weights)
         mixed, weights = attended if return_weights else (attended, None)
         x = x + mixed
@@ -172,10 +217,10 @@ class VisionTransformer(nn.Module):
                  mlp_dim=256, dropout=0.1, *, stem="linear", positions="learned", pool="cls"):
         super().__init__()
         self.config = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
-        if positions not in ("learned", "sincos", "none"):
-            raise ValueError(f"positions={positions!r} is unknown; choose 'learned', 'sincos' or 'none'")
-        if pool not in ("cls", "mean"):
-            raise ValueError(f"pool={pool!r} is unknown; choose 'cls' or 'mean'")
+        arguments.one_of(("learned", "sincos", "none"), positions=positions)
+        arguments.one_of(("cls", "mean"), pool=pool)
+        arguments.whole(1, num_classes=num_classes, embed_dim=embed_dim, num_heads=num_heads)
+        arguments.whole(0, 1000, depth=depth)
         if positions == "sincos" and embed_dim % (step := math.lcm(4, num_heads)):
             raise ValueError(f"embed_dim={embed_dim} is not divisible by 4 (sine and cosine of row and column) and by "
                              f"num_heads={num_heads}; {_widths(embed_dim, step)}")
@@ -220,6 +265,8 @@ class VisionTransformer(nn.Module):
 
     def _check(self, images):
         channels, (height, width) = self.config["in_channels"], self.img_size
+        if not torch.is_tensor(images):
+            raise TypeError(f"images must be a tensor (B, {channels}, {height}, {width}), not {arguments.told(images)}")
         if images.ndim != 4 or images.shape[1] != channels:
             raise ValueError(f"images must be (B, {channels}, {height}, {width}), not {tuple(images.shape)}")
         if tuple(images.shape[2:]) != self.img_size:
@@ -229,6 +276,7 @@ class VisionTransformer(nn.Module):
                              + (f", or call model.set_img_size({size}) first" if tiled else ""))
         if not images.is_floating_point():
             raise TypeError(f"images are {images.dtype}; turn them into floats first with vit_helpers.normalize(images)")
+        _check_like_weights(self, "B C height width", images=images)
 
     def embed(self, images):
         """Images -> the tokens that enter the first block (B, N[+1], D): patch embeddings plus positions, CLS first."""
@@ -247,6 +295,8 @@ class VisionTransformer(nn.Module):
         keep_tokens may also be the numbers of the patches that go through, int64 (B, n).
         """
         x = self.embed(images)
+        if not torch.is_tensor(keep_tokens):
+            arguments.number(0, 1, keep_tokens=keep_tokens)
         if torch.is_tensor(keep_tokens) or keep_tokens < 1:
             x = keep_some(x, keep_tokens, prefix=x.shape[1] - self.grid[0] * self.grid[1])
         x, maps = self.drop(x), []
@@ -261,6 +311,7 @@ class VisionTransformer(nn.Module):
 
     def pooled(self, tokens):
         """Tokens (B, N[+1], D) after the last norm -> one summary of each image (B, D): the CLS token, or the mean."""
+        _check_like_weights(self, f"B N {self.norm.normalized_shape[0]}", tokens=tokens)
         return tokens[:, 0] if self.pool == "cls" else tokens.mean(dim=1)
 
     def forward_head(self, tokens):

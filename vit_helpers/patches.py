@@ -3,6 +3,8 @@
 from math import gcd
 from operator import index
 
+from . import arguments
+
 
 def pair(size):
     """(height, width) of a size given as one whole number or as two."""
@@ -10,8 +12,8 @@ def pair(size):
         height, width = (index(side) for side in (size if isinstance(size, (tuple, list)) else (size, size)))
     except (TypeError, ValueError):
         height = width = 0
-    if min(height, width) < 1:
-        raise ValueError(f"a size is a positive whole number or two of them (height, width), not {size!r}")
+    if not (1 <= min(height, width) and max(height, width) <= arguments.MOST):
+        raise ValueError(f"a size is a positive whole number or two of them (height, width), not {arguments.told(size)}")
     return height, width
 
 
@@ -37,8 +39,7 @@ def patchify(images, patch_size):
     Patches run row by row from the top left. Inside a patch the order is channel, row, column, as in the weight of
     a convolution. `patch_size` is P or (P_height, P_width). Raises ValueError where patches do not tile the image.
     """
-    if images.ndim != 4:
-        raise ValueError(f"images must be (B, C, height, width), not {tuple(images.shape)}; add the missing axis")
+    arguments.shaped("B C height width", images=images)
     B, C, height, width = images.shape
     rows, columns = patch_grid((height, width), patch_size)
     P, Q = pair(patch_size)
@@ -51,8 +52,8 @@ def unpatchify(patches, patch_size, grid):
 
     `grid` is (rows, columns) with rows * columns = N. Raises ValueError where the numbers do not fit together.
     """
-    if patches.ndim != 3:
-        raise ValueError(f"patches must be (B, N, C * P * P), not {tuple(patches.shape)}")
+    arguments.shaped("B N C*P*P", patches=patches)
+    arguments.grid(grid=grid)
     B, N, length = patches.shape
     (rows, columns), (P, Q) = grid, pair(patch_size)
     if rows * columns != N:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from . import arguments
 from .data import CLASSES, normalize
 from .evaluation import familiarity
 from .pretrained import load_pretrained, pretrained_facts
@@ -22,8 +23,9 @@ def load_picture(path, size=64):
     becomes white; of several frames the first is taken. Raises FileNotFoundError, and ValueError for a file that is
     empty, no image, damaged, or larger than 100 million pixels.
     """
-    from PIL import Image, ImageOps, UnidentifiedImageError  # here, so that importing the package stays quick
+    from PIL import Image, ImageOps  # here, so that importing the package stays quick
 
+    arguments.whole(1, 10_000, size=size)
     path = Path(path)
     if path.is_dir():
         raise ValueError(f"{path} is a folder; name one image file in it")
@@ -31,12 +33,23 @@ def load_picture(path, size=64):
         raise FileNotFoundError(f"there is no file {path}; check the name and the folder")
     if not path.stat().st_size:
         raise ValueError(f"{path} is empty (0 bytes); fetch or save the picture again")
+    image = ImageOps.fit(upright(path, path), (size, size), Image.Resampling.BICUBIC)
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()           # (S, S, 3) -> (3, S, S)
+
+
+def upright(file, name):
+    """The picture in `file` (a path, or bytes in an io.BytesIO) as a PIL image in RGB, upright, see `load_picture`.
+
+    Raises ValueError, with `name` in its words, for what is no image, damaged, or larger than 100 million pixels.
+    """
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)          # the limit is checked below
-            with Image.open(path) as image:
+            with Image.open(file) as image:
                 if image.width * image.height > MOST_PIXELS:
-                    raise ValueError(f"{path} has {image.width:,} x {image.height:,} pixels; {MOST_PIXELS:,} are the most, "
+                    raise ValueError(f"{name} has {image.width:,} x {image.height:,} pixels; {MOST_PIXELS:,} are the most, "
                                      "save a smaller version")
                 image = ImageOps.exif_transpose(image)
                 if image.mode in ("I", "F") or image.mode.startswith("I;16"):        # 16 bits or more for each pixel
@@ -46,14 +59,13 @@ def load_picture(path, size=64):
                 if "A" in image.getbands() or "transparency" in image.info:
                     image = image.convert("RGBA")
                     image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-                image = ImageOps.fit(image.convert("RGB"), (size, size), Image.Resampling.BICUBIC)
+                return image.convert("RGB")
     except UnidentifiedImageError as problem:
-        raise ValueError(f"{path} is not an image that Pillow can read; use PNG, JPEG, TIFF, WebP, GIF or BMP") from problem
+        raise ValueError(f"{name} is not an image that Pillow can read; use PNG, JPEG, TIFF, WebP, GIF or BMP") from problem
     except Image.DecompressionBombError as problem:
-        raise ValueError(f"{path} has far too many pixels; {MOST_PIXELS:,} are the most, save a smaller version") from problem
+        raise ValueError(f"{name} has far too many pixels; {MOST_PIXELS:,} are the most, save a smaller version") from problem
     except (OSError, SyntaxError, EOFError) as problem:      # Pillow's ways to say that the data is cut off or wrong
-        raise ValueError(f"{path} is damaged ({problem}); fetch or save the picture again") from problem
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()           # (S, S, 3) -> (3, S, S)
+        raise ValueError(f"{name} is damaged ({problem}); fetch or save the picture again") from problem
 
 
 @dataclass(frozen=True)
@@ -88,6 +100,7 @@ def predict(picture, name="auto"):
         raise ValueError(f"the weights {facts['name']!r} are for comparison, their confidence was never checked; choose "
                          "'eurosat' or 'synthetic'")
     image = picture if torch.is_tensor(picture) else load_picture(picture, model.img_size[0])
+    arguments.tensor("3 height width", image=image)
     if image.shape != (3, *model.img_size):
         raise ValueError(f"the image must be (3, {model.img_size[0]}, {model.img_size[1]}), not {tuple(image.shape)}; name "
                          "its file instead, then it is resized")
@@ -106,16 +119,21 @@ def land_use_map(model, picture, stride=16, batch_size=256):
     at the border. A classifier's probabilities count for its whole window, a Segmenter's for each pixel; where windows overlap,
     the mean is taken. Raises ValueError for pictures smaller than a window, and for strides that would leave pixels out.
     """
+    device = arguments.device_of(model)
+    arguments.device_of(getattr(model, "encoder", model), ("img_size",))
+    arguments.tensor("C H W", picture=picture)
     height, width = getattr(model, "encoder", model).img_size
     if picture.ndim != 3 or picture.shape[1] < height or picture.shape[2] < width:
         raise ValueError(f"the picture must be (C, H, W) with at least {height} x {width} pixels, "
                          f"not {tuple(picture.shape)}")
+    arguments.whole(1, batch_size=batch_size)
+    arguments.whole(-arguments.MOST, stride=stride)
     if not 1 <= stride <= min(height, width):
         raise ValueError(f"stride={stride} must be from 1 to {min(height, width)}, or pixels between the windows are "
                          "never seen; choose 16")
     rows, columns = ([*range(0, whole - part, stride), whole - part]
                      for whole, part in zip(picture.shape[1:], (height, width), strict=True))
-    corners, device = [(r, c) for r in rows for c in columns], next(model.parameters()).device
+    corners = [(r, c) for r in rows for c in columns]
     total, seen = 0, torch.zeros(picture.shape[1:])
     with eval_mode(model):
         for start in range(0, len(corners), batch_size):

@@ -4,10 +4,12 @@ import contextlib
 import io
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 
+from . import arguments
 from .checkpoints import load_weights
 from .model import VisionTransformer
 from .runtime import by_budget, eval_mode, patiently, written_whole
@@ -43,7 +45,7 @@ def measured(name):
     See tests/benchmarks/ for what there is. Raises ValueError for any other name.
     """
     everything = json.loads(MEASURED.read_text())
-    if name not in everything:
+    if not isinstance(name, str) or name not in everything:
         raise ValueError(f"nothing measured is named {name!r}; choose {' or '.join(map(repr, everything))}")
     return everything[name]
 
@@ -74,6 +76,8 @@ def from_torchvision(state_dict):
     Only names change: torchvision's `in_proj_weight` packs Q, K, V by rows as `qkv` does, without a transpose.
     Raises ValueError that lists the entries which have no place in a VisionTransformer.
     """
+    if not isinstance(state_dict, Mapping) or not all(isinstance(name, str) for name in state_dict):
+        raise TypeError(f"a state dict has names and tensors, as model.state_dict() gives it, not {arguments.told(state_dict)}")
     renamed, unknown = {}, []
     for name, value in state_dict.items():
         new, block = OUTER.get(name), re.fullmatch(r"encoder\.layers\.encoder_layer_(\d+)\.(.+?)(weight|bias)", name)
@@ -123,13 +127,15 @@ def load_published(name="vit_b_16"):
 
 def _stages(model):
     """The modules whose outputs are a ViT's stages, by name: of ours, of timm's and of torchvision's."""
+    if isinstance(model, type):
+        raise TypeError(f"{model} is a class and no model; build one with {model.__name__}()")
     if hasattr(model, "conv_proj"):                              # torchvision
         first, positions, blocks, norm = model.conv_proj, model.encoder.dropout, model.encoder.layers, model.encoder.ln
     elif hasattr(model, "patch_embed") and hasattr(model, "blocks"):
         first, blocks, norm = model.patch_embed, model.blocks, model.norm
         positions = model.norm_pre if hasattr(model, "norm_pre") else model.drop         # timm; ours
     else:
-        raise TypeError(f"{type(model).__name__} is no VisionTransformer of this course, of timm or of torchvision")
+        raise TypeError(f"{arguments.told(model)} is no VisionTransformer of this course, of timm or of torchvision")
     return {"patch embedding": first, "positions": positions,
             **{f"block {i}": block for i, block in enumerate(blocks)}, "norm": norm, "logits": model}
 
@@ -160,6 +166,7 @@ def stage_differences(model, reference, images, gradients=False):
     the gradients of the summed squared logits with respect to each stage's output instead.
     Raises TypeError for other models, ValueError for those whose stages have other numbers or shapes.
     """
+    arguments.tensor("N C height width", "float", images=images)
     ours, theirs = (_outputs(m, images, gradients) for m in (model, reference))
     if ours.keys() != theirs.keys():
         raise ValueError(f"the models have {len(ours) - 4} and {len(theirs) - 4} blocks; compare models of the same depth")

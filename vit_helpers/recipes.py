@@ -5,6 +5,8 @@ from functools import partial
 
 import torch
 
+from . import arguments
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -27,6 +29,14 @@ class Recipe:
     layer_decay: float = 1.0             # each layer below the head learns at this share of the rate of the one above it
     bf16: bool = False                   # mixed precision, where the device computes faster in bfloat16
 
+    def __post_init__(self):
+        arguments.number(0, learning_rate=self.learning_rate, weight_decay=self.weight_decay,
+                         muon_learning_rate=self.muon_learning_rate, muon_weight_decay=self.muon_weight_decay)
+        arguments.number(0, 1, warmup=self.warmup, label_smoothing=self.label_smoothing, cutmix=self.cutmix,
+                         keep_until=self.keep_until, layer_decay=self.layer_decay)
+        arguments.number(keep_tokens=self.keep_tokens)
+        arguments.whole(1, batch_size=self.batch_size)
+
 
 PLAIN = Recipe()
 GOOD = Recipe(model={"positions": "sincos", "pool": "mean", "dropout": 0.0},
@@ -42,8 +52,16 @@ OPTIMIZERS = {"sgd": partial(torch.optim.SGD, momentum=0.9, nesterov=True), "ada
               "adamw": torch.optim.AdamW, "muon": torch.optim.AdamW}
 
 
+def check_recipe(recipe):
+    """Raise TypeError unless this is a Recipe."""
+    if not isinstance(recipe, Recipe):
+        raise TypeError(f"recipe must be a Recipe, such as vit_helpers.GOOD, not {arguments.told(recipe)}")
+
+
 def make_optimizers(model, recipe):
     """The optimizers of a recipe as a list of one, or of two: [Muon, AdamW]. Raises ValueError for unknown names."""
+    arguments.device_of(model)
+    check_recipe(recipe)
     if recipe.optimizer not in OPTIMIZERS:
         raise ValueError(f"optimizer={recipe.optimizer!r} is unknown; choose {', '.join(map(repr, OPTIMIZERS))}")
     muon, rest = {}, {}                              # parameters, by what they have in common
@@ -77,6 +95,9 @@ def _layers_above(name, model):
 
 def learning_rate_factor(recipe, step, steps):
     """What the learning rate is multiplied by at `step` (0 ... steps - 1): warm-up, then linear decay or constant."""
+    check_recipe(recipe)
+    arguments.whole(1, 10**12, steps=steps)
+    arguments.whole(0, steps, step=step)
     warmup = recipe.warmup * steps
     rising = min(1.0, (step + 1) / warmup) if step < warmup else 1.0
     return min(rising, (steps - step) / max(1.0, steps - warmup)) if recipe.decay else rising
@@ -84,4 +105,8 @@ def learning_rate_factor(recipe, step, steps):
 
 def make_schedules(optimizers, recipe, steps):
     """For each optimizer the scheduler that follows the recipe over `steps` steps."""
+    if not isinstance(optimizers, (list, tuple)) or not all(isinstance(o, torch.optim.Optimizer) for o in optimizers):
+        raise TypeError(f"optimizers must be a list, as make_optimizers gives it, not {arguments.told(optimizers)}")
+    check_recipe(recipe)
+    arguments.whole(1, 10**12, steps=steps)
     return [torch.optim.lr_scheduler.LambdaLR(o, lambda step: learning_rate_factor(recipe, step, steps)) for o in optimizers]

@@ -9,10 +9,15 @@ import math
 import torch
 import torch.nn.functional as F
 
+from . import arguments
+
 MOTIONS = ("pan left", "pan right", "pan up", "pan down", "turn left", "turn right", "zoom in", "zoom out", "shuffled")
 
 
-def _check(tiles, n, generator):
+def _check(tiles, n, generator, **sizes):
+    arguments.tiles(tiles=tiles)
+    arguments.generator(generator)
+    arguments.whole(-arguments.MOST, n=n, **sizes)
     if not len(tiles):
         raise ValueError("there are no tiles to build scenes from; the Tiles are empty")
     if n < 0:
@@ -36,7 +41,11 @@ def mosaics(tiles, n, size=64, regions=4, bend=0.0, generator=None):
     shows one tile of its class, in scenes larger than a tile another one in each square. Classes are drawn from those that the
     tiles have, all with the same probability. Raises ValueError for no tiles, sizes below 1, no regions.
     """
-    generator = _check(tiles, n, generator)
+    generator = _check(tiles, n, generator, size=size, regions=regions)
+    if bend is not None:
+        arguments.number(bend=bend)
+    if tiles.images.shape[-1] != tiles.images.shape[-2]:
+        raise ValueError(f"a mosaic needs square tiles, not {tuple(tiles.images.shape[-2:])}; make them so with tiles.resized(64)")
     if size < 1 or regions < 1:
         raise ValueError(f"size={size} and regions={regions} must be at least 1; choose size=64 and regions=4")
     side = tiles.images.shape[-1]
@@ -68,6 +77,11 @@ def objects(tiles, n, size=96, counts=(1, 6), sides=(16, 36), generator=None):
     objects do not fit.
     """
     generator = _check(tiles, n, generator)
+    arguments.whole(1, size=size)
+    for name, value in (("counts", counts), ("sides", sides)):
+        if not isinstance(value, (tuple, list)) or len(value) != 2:
+            raise ValueError(f"{name}={arguments.told(value)} must be (least, most), such as (1, 6) and (16, 36)")
+        arguments.whole(-arguments.MOST, **{f"{name}[0]": value[0], f"{name}[1]": value[1]})
     (fewest, most), (small, large) = counts, sides
     if not 0 <= fewest <= most or not 1 <= small <= large:
         raise ValueError(f"counts={counts} and sides={sides} must be (least, most), such as (1, 6) and (16, 36)")
@@ -120,7 +134,7 @@ def clips(tiles, n, frames=8, size=32, generator=None):
     frames are then shuffled. "left" and "right" say where the camera goes or turns to. Frame number frames // 2 is taken in the
     same way whatever the motion: that frame alone says nothing about it. Raises ValueError for fewer than 4 frames, or no size.
     """
-    generator = _check(tiles, n, generator)
+    generator = _check(tiles, n, generator, frames=frames, size=size)
     if frames < 4 or size < 2:
         raise ValueError(f"frames={frames} must be at least 4, and size={size} at least 2; choose 8 and 32")
     draw = torch.rand(6, n, generator=generator)

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from . import arguments
+
 # The same (n, seed) must give the same bytes on every machine. NumPy's policy freezes RandomState's stream,
 # and after its draws come only + - * / floor, comparisons and lookups, which IEEE 754 fixes to the last bit.
 # No sine, power, matrix product or mean: those may round differently from one processor to the next.
@@ -237,8 +239,8 @@ def synthetic_tiles(n, seed=0):
     Each tile has a random stream of its own, made of seed, class and number in the class: a larger n
     adds tiles to each class and changes none. The same n and seed give the same bytes on every machine.
     """
-    if not isinstance(n, (int, np.integer)):
-        raise ValueError(f"n={n!r} is not an integer; choose a whole number of tiles, such as n=1000")
+    if not isinstance(n, (int, np.integer)) or n > arguments.MOST:
+        raise ValueError(f"n={n!r} is not an integer of at most {arguments.MOST:,}; choose a whole number of tiles, such as n=1000")
     if n < 10:
         raise ValueError(f"n={n} is too few for ten classes; choose n=10 or more")
     if not isinstance(seed, (int, np.integer)) or not 0 <= seed < 2**32:
