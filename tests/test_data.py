@@ -209,7 +209,7 @@ def no_network(monkeypatch, tmp_path):
         attempts.append(args)
         raise urllib.error.URLError("Name or service not known")
 
-    monkeypatch.setattr("torchvision.datasets.eurosat.download_and_extract_archive", refuse)
+    monkeypatch.setattr("vit_helpers.downloads.urlopen", refuse)
     monkeypatch.setattr(vit_helpers.data, "synthetic_tiles", lambda n: synthetic_tiles(20))      # 10,000 take a while
     monkeypatch.setenv("VIT_BUDGET", "lesson")
     monkeypatch.setenv("VIT_CACHE", str(tmp_path))

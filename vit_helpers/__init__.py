@@ -18,6 +18,7 @@ from .pictures import Prediction, land_use_map, load_picture, predict
 from .pretrained import from_torchvision, load_pretrained, load_published, measured, pretrained_facts, stage_differences
 from .recipes import BEST, FINETUNE, GOOD, PLAIN, QUICK, RECIPES, Recipe
 from .runtime import by_budget, has_fast_bf16, pick_device
+from .stored import StoredTiles, pack
 from .training import History, fit, learn
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "PatchEmbedding",
     "Prediction",
     "Recipe",
+    "StoredTiles",
     "Tiles",
     "VisionTransformer",
     "attention_maps",
@@ -61,6 +63,7 @@ __all__ = [
     "load_weights",
     "measured",
     "normalize",
+    "pack",
     "patch_evidence",
     "patch_grid",
     "patchify",

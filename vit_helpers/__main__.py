@@ -1,4 +1,4 @@
-"""The command line: `python -m vit_helpers train` makes weights, `evaluate` judges them, `predict` uses them.
+"""The command line: `pack` stores tiles, `train` makes weights (also under torchrun), `evaluate` judges, `predict` uses them.
 
 `publish` writes the address of a copy of the course into it, `grade` reads what the checkers said in students' notebooks.
 """
@@ -6,17 +6,19 @@
 import argparse
 import shlex
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
 
 from . import RECIPES, VisionTransformer, evaluate, fit, load_pretrained, load_tiles, predict
 from .checks.grade import verdicts
+from .distributed import joined, rank
 from .evaluation import class_means, familiarity, pooled_features
 from .pretrained import WEIGHTS, pretrained_facts, save_pretrained
 from .publish import publish
 from .runtime import written_whole
+from .stored import StoredTiles, pack
 
 
 def what_is_usual(model, train_tiles, validation_tiles=None):
@@ -31,38 +33,48 @@ def what_is_usual(model, train_tiles, validation_tiles=None):
 
 
 def train(args):
-    """Train on four fifths of the tiles, report on the last fifth, write weights and facts."""
-    Path(args.out).mkdir(parents=True, exist_ok=True)        # better to fail before training than after it
-    tiles = load_tiles(args.source)
+    """Train on four fifths of the tiles, report on the last fifth, write weights and facts; also under torchrun."""
+    with joined():
+        return _train(args)
+
+
+def _train(args):
+    say = print if rank() == 0 else lambda *words: None      # one process of several speaks and writes
+    out = args.out or ("weights" if args.data else WEIGHTS)
+    Path(out).mkdir(parents=True, exist_ok=True)             # better to fail before training than after it
+    tiles = StoredTiles(args.data, args.workers) if args.data else load_tiles(args.source)
     train_tiles, test_tiles = tiles.split(seed=args.split_seed)
     parts, validation_tiles = "80/20", None
     if args.validation:
         parts = "60/20/20"
         train_tiles, validation_tiles = train_tiles.split(0.25, seed=args.split_seed + 1)
-    recipe = RECIPES[args.recipe]
+    recipe = replace(RECIPES[args.recipe], **({"batch_size": args.batch_size} if args.batch_size else {}))
     torch.manual_seed(args.seed)
-    model = VisionTransformer(**recipe.model)
+    sizes = {"img_size": tiles.size, "num_classes": len(tiles.classes)} if args.data else {}
+    model = VisionTransformer(**recipe.model, **sizes)
     history = fit(model, train_tiles, test_tiles if args.report == "epochs" else None, epochs=args.epochs, recipe=recipe,
                   seed=args.seed, checkpoint=args.checkpoint, resume=args.checkpoint is not None)
-    print(history)
+    say(history)
     if history.interrupted:
         return 130
     result = evaluate(model, test_tiles)
-    print(result)
+    say(result)
     facts = {"test_accuracy": result.accuracy, "test_accuracy_8_views": evaluate(model, test_tiles, views=8).accuracy}
     if validation_tiles:
         facts["validation_accuracy"] = evaluate(model, validation_tiles).accuracy
     known = what_is_usual(model, train_tiles, validation_tiles)
-    print(", ".join(f"{name.replace('_', ' ')} {value:.2%}" for name, value in facts.items()))
+    say(", ".join(f"{name.replace('_', ' ')} {value:.2%}" for name, value in facts.items()))
+    if rank():
+        return 0
     recipe_facts = {key: value for key, value in asdict(recipe).items() if key != "model"}
     save_pretrained(args.name or tiles.source, model, {
         "source": tiles.source, "data": f"{tiles.source}, {len(tiles)} tiles, split {parts} with seed {args.split_seed}",
         "recipe": {"name": args.recipe, **recipe_facts}, "epochs": args.epochs, "seed": args.seed,
-        "split_seed": args.split_seed, "test_tiles": len(test_tiles),
+        "split_seed": args.split_seed, "test_tiles": len(test_tiles), "classes": tiles.classes,
         **{key: round(value, 4) for key, value in facts.items()}, **known,
         "history": {key: [round(x, 4) for x in value] for key, value in asdict(history).items()
                     if key not in ("step_loss", "interrupted")},
-        "command": "python -m vit_helpers " + shlex.join(sys.argv[1:])}, args.out)
+        "command": "python -m vit_helpers " + shlex.join(sys.argv[1:])}, out)
     return 0
 
 
@@ -98,6 +110,12 @@ def answer(args):
     return 2 if problems else 0
 
 
+def store(args):
+    """Decode pictures once, those of a folder tree or zip with a folder for each class, into files for `train --data`."""
+    print(pack(args.source, args.folder, args.size, args.large, workers=args.workers))
+    return 0
+
+
 def grade(args):
     """Say which exercises are right in notebooks that were handed in, from their stored outputs; nothing is run."""
     for path in args.notebook:
@@ -120,17 +138,29 @@ def main():
     parser = argparse.ArgumentParser("python -m vit_helpers", description=__doc__)
     commands = parser.add_subparsers(required=True)
     command = commands.add_parser("train", help=train.__doc__)
-    command.add_argument("--source", default="eurosat", choices=("eurosat", "synthetic"), help="tiles to train on")
+    data = command.add_mutually_exclusive_group()
+    data.add_argument("--source", default="eurosat", choices=("eurosat", "synthetic"), help="tiles to train on")
+    data.add_argument("--data", metavar="FOLDER", help="your own tiles, stored by `pack`; may be more than memory holds")
+    command.add_argument("--workers", type=int, default=0, help="with --data: processes that read ahead, for slow disks")
     command.add_argument("--recipe", default="good", choices=RECIPES, help="see vit_helpers/recipes.py")
     command.add_argument("--epochs", type=int, default=5)
+    command.add_argument("--batch-size", type=int, help="tiles in a step, over all processes; default: the recipe's, 64")
     command.add_argument("--seed", type=int, default=0, help="of the first weights, the order and the augmentation")
     command.add_argument("--split-seed", type=int, default=0, help="of the split into training and test tiles")
     command.add_argument("--validation", action="store_true", help="learn from 60 %% of the tiles, report on 20 %% of them too")
     command.add_argument("--report", default="epochs", choices=("epochs", "end"), help="when the test tiles are looked at")
     command.add_argument("--checkpoint", help="a file to write after each epoch, and to go on from if it is there")
     command.add_argument("--name", help="of the weights; default: the source")
-    command.add_argument("--out", default=WEIGHTS, help="the folder to write NAME.pt and NAME.json to")
+    command.add_argument("--out", help="the folder for NAME.pt and NAME.json; default: the package's, with --data: weights")
     command.set_defaults(run=train)
+    command = commands.add_parser("pack", help=store.__doc__)
+    command.add_argument("source", metavar="FOLDER_OR_ZIP", help="pictures, in one folder for each class")
+    command.add_argument("folder", metavar="OUT", help="a new folder")
+    command.add_argument("--size", type=int, default=64, help="of the tiles, in pixels")
+    command.add_argument("--large", default="resize", choices=("resize", "tile"),
+                         help="make one tile of each picture, or cut it into as many as fit")
+    command.add_argument("--workers", type=int, default=0, help="processes that decode besides this one")
+    command.set_defaults(run=store)
     command = commands.add_parser("evaluate", help=judge.__doc__)
     command.add_argument("--name", default="eurosat", help="which shipped weights")
     command.set_defaults(run=judge)
@@ -152,6 +182,9 @@ def main():
     except (ValueError, OSError, FloatingPointError) as problem:
         print(f"error: {problem}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":

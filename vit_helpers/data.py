@@ -6,10 +6,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from . import eurosat
+from . import arguments, eurosat
 from .eurosat import CLASSES
 from .patches import pair
-from .runtime import by_budget
+from .runtime import by_budget, pick_device
 from .synthetic import synthetic_tiles
 
 
@@ -18,55 +18,18 @@ def normalize(images):
 
     Raises TypeError for any other dtype, so that nothing is normalized twice.
     """
+    if not torch.is_tensor(images):
+        raise TypeError(f"normalize takes a tensor, not {arguments.told(images)}; use torch.as_tensor(images)")
     if images.dtype != torch.uint8:
         raise TypeError(f"normalize takes uint8 images (0..255), not {images.dtype}; are they normalized already?")
     return images.float().div_(127.5).sub_(1)        # the same as dividing by 255, taking off 0.5, dividing by 0.5; bit by bit
 
 
-class Tiles(torch.utils.data.Dataset):
-    """Labelled tiles in memory: `images` uint8 (N, 3, H, W), `labels` int64 (N,), `classes` names, `source` a word.
-
-    A PyTorch Dataset: `tiles[i]` is (float32 image (3, H, W) in -1..1, label), so a DataLoader takes it. The whole
-    arrays are there too, which is faster: see `batches`. Raises ValueError or TypeError where they do not fit.
-    """
-
-    def __init__(self, images, labels, classes=CLASSES, source="own"):
-        images, labels = torch.as_tensor(images), torch.as_tensor(labels)
-        if images.dtype != torch.uint8 or images.ndim != 4:
-            raise TypeError(f"images must be uint8 (N, C, H, W), not {images.dtype} {tuple(images.shape)}")
-        if labels.shape != images.shape[:1]:
-            raise ValueError(f"{len(images)} images need labels of shape ({len(images)},), not {tuple(labels.shape)}")
-        if labels.is_floating_point() or labels.dtype == torch.bool:
-            raise TypeError(f"labels must be whole numbers (int64), not {labels.dtype}")
-        labels = labels.long()
-        if len(labels) and not (labels.min() >= 0 and labels.max() < len(classes)):
-            wrong = labels[(labels < 0) | (labels >= len(classes))][0].item()
-            raise ValueError(f"label {wrong} is out of range; {len(classes)} classes have labels 0 to {len(classes) - 1}")
-        self.images, self.labels, self.classes, self.source = images, labels, tuple(classes), source
+class Labelled(torch.utils.data.Dataset):
+    """What tiles in memory and tiles on a disk have in common: `labels` int64 (N,), `classes`, and how they are divided."""
 
     def __len__(self):
         return len(self.labels)
-
-    def __getitem__(self, i):
-        return normalize(self.images[i]), self.labels[i].item()
-
-    def __repr__(self):
-        return f"Tiles({len(self):,} {self.source} tiles, {len(self.classes)} classes, {tuple(self.images.shape[1:])})"
-
-    def select(self, index):
-        """The tiles at `index` (int64 (M,)), as new Tiles."""
-        index = torch.as_tensor(index, device=self.labels.device)
-        index = index if len(index) else index.long()        # an empty list becomes a float tensor
-        return Tiles(self.images.index_select(0, index), self.labels[index], self.classes, self.source)
-
-    def resized(self, size):
-        """The same tiles with `size` pixels, one number or (height, width), smoothed where they shrink."""
-        parts = [F.interpolate(part, pair(size), mode="bilinear", antialias=True) for part in self.images.split(1024)]
-        return Tiles(torch.cat(parts), self.labels, self.classes, self.source)
-
-    def to(self, device):
-        """The same tiles on another device."""
-        return Tiles(self.images.to(device), self.labels.to(device), self.classes, self.source)
 
     def _shuffled_by_class(self, seed):
         # RandomState, not default_rng: NumPy promises that its numbers never change, on any machine.
@@ -75,6 +38,8 @@ class Tiles(torch.utils.data.Dataset):
 
     def split(self, test_fraction=0.2, seed=0):
         """Two disjoint Tiles (train, test), each class cut in the same proportion; the same cut on every machine."""
+        arguments.number(test_fraction=test_fraction)
+        arguments.whole(0, 2**32 - 1, seed=seed)
         if not 0 < test_fraction < 1:
             raise ValueError(f"test_fraction={test_fraction} is not between 0 and 1; choose 0.2 for an 80/20 split")
         train, test = [], []
@@ -89,6 +54,8 @@ class Tiles(torch.utils.data.Dataset):
 
     def subset(self, n, seed=0):
         """`n` tiles with equally many of each class (one more in the first classes where n does not divide)."""
+        arguments.whole(-arguments.MOST, n=n)
+        arguments.whole(0, 2**32 - 1, seed=seed)
         members, k = self._shuffled_by_class(seed), len(self.classes)
         smallest = min(len(m) for m in members)
         if not k <= n <= smallest * k:
@@ -99,8 +66,69 @@ class Tiles(torch.utils.data.Dataset):
         return self.select(torch.from_numpy(index))
 
 
+class Tiles(Labelled):
+    """Labelled tiles in memory: `images` uint8 (N, 3, H, W), `labels` int64 (N,), `classes` names, `source` a word.
+
+    A PyTorch Dataset: `tiles[i]` is (float32 image (3, H, W) in -1..1, label), so a DataLoader takes it. The whole
+    arrays are there too, which is faster: see `batches`. Raises ValueError or TypeError where they do not fit.
+    """
+
+    def __init__(self, images, labels, classes=CLASSES, source="own"):
+        images, labels = arguments.array(images=images, labels=labels)
+        if images.dtype != torch.uint8 or images.ndim != 4:
+            raise TypeError(f"images must be uint8 (N, C, H, W), not {images.dtype} {tuple(images.shape)}")
+        if labels.shape != images.shape[:1]:
+            raise ValueError(f"{len(images)} images need labels of shape ({len(images)},), not {tuple(labels.shape)}")
+        if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+            raise TypeError(f"labels must be whole numbers (int64), not {labels.dtype}")
+        arguments.tensor("B C H W", images=images)
+        arguments.tensor("B", labels=labels)
+        arguments.names(None, classes=classes)
+        labels = labels.long()
+        if len(labels) and not (labels.min() >= 0 and labels.max() < len(classes)):
+            wrong = labels[(labels < 0) | (labels >= len(classes))][0].item()
+            raise ValueError(f"label {wrong} is out of range; {len(classes)} classes have labels 0 to {len(classes) - 1}")
+        self.images, self.labels, self.classes, self.source = images, labels, tuple(map(str, classes)), source
+
+    def __getitem__(self, i):
+        return normalize(self.images[i]), self.labels[i].item()
+
+    def __repr__(self):
+        return f"Tiles({len(self):,} {self.source} tiles, {len(self.classes)} classes, {tuple(self.images.shape[1:])})"
+
+    def select(self, index):
+        """The tiles at `index` (int64 (M,)), as new Tiles."""
+        index = arguments.array(index=index)
+        index = index if index.numel() else index.long()     # an empty list becomes a float tensor
+        arguments.tensor("n", "whole", index=index)
+        arguments.in_range(0, len(self) - 1, index=index)
+        index = index.long().to(self.labels.device)
+        return Tiles(self.images.index_select(0, index), self.labels[index], self.classes, self.source)
+
+    def resized(self, size):
+        """The same tiles with `size` pixels, one number or (height, width), smoothed where they shrink."""
+        parts = [F.interpolate(part, pair(size), mode="bilinear", antialias=True) for part in self.images.split(1024)]
+        return Tiles(torch.cat(parts), self.labels, self.classes, self.source)
+
+    def to(self, device):
+        """The same tiles on another device."""
+        device = pick_device(device)
+        return Tiles(self.images.to(device), self.labels.to(device), self.classes, self.source)
+
+    def shuffled(self, generator=None):
+        """The numbers of all tiles in random order, int64 (N,); `generator` (a CPU torch.Generator) makes it repeatable."""
+        return torch.randperm(len(self), generator=generator)
+
+    def read(self, parts):
+        """Yield the images of each of `parts`, int64 tensors of numbers of tiles: uint8 (B, C, H, W)."""
+        for index in parts:
+            yield self.images.index_select(0, index.to(self.images.device))          # twenty times as fast as [index]
+
+
 def view_of(images, number):
     """View 0 to 7 of images (..., H, W): 1 flips left and right, 2 flips up and down, 4 transposes; sums do both."""
+    arguments.shaped("... H W", images=images)
+    arguments.whole(0, 7, number=number)
     axes = [axis for bit, axis in ((1, -1), (2, -2)) if number & bit]
     images = images.flip(axes) if axes else images
     return images.transpose(-1, -2) if number & 4 else images
@@ -111,13 +139,20 @@ def eight_views(images):
 
     Satellite tiles have no up and no left, so each view shows the same class. Other images have the four flips only.
     """
+    arguments.shaped("... H W", images=images)
     return [view_of(images, number) for number in range(8 if images.shape[-1] == images.shape[-2] else 4)]
 
 
-def flip_and_transpose(images, generator=None):
-    """Each image (B, C, S, S) in one of its eight views, drawn at random: flips and, for squares, the transpose."""
+def flip_and_transpose(images, generator=None, share=None):
+    """Each image (B, C, S, S) in one of its eight views, drawn at random: flips and, for squares, the transpose.
+
+    share: these images belong to a larger batch, (its size, their positions in it int64 (B,)), and get the views as in there.
+    """
+    arguments.shaped("B C H W", images=images)
+    arguments.generator(generator)
     bits = 3 if images.shape[-1] == images.shape[-2] else 2
-    draws = torch.rand(3, len(images), generator=generator)[:bits] < 0.5             # (3, B)
+    total, mine = (len(images), slice(None)) if share is None else share
+    draws = torch.rand(3, total, generator=generator)[:bits, mine] < 0.5             # (3, B)
     numbers = (draws * torch.tensor([1, 2, 4])[:bits, None]).sum(dim=0)              # (B,) which view each one gets
     # All that get the same view are turned at once, then put back in order: that moves each byte a few times only.
     order = numbers.argsort()
@@ -131,6 +166,8 @@ def cutmix(images, generator=None):
 
     Returns (mixed images, share of each that is its own, 0 to 1). Yun et al. 2019, "CutMix".
     """
+    arguments.shaped("B C H W", images=images)
+    arguments.generator(generator)
     (height, width), side = images.shape[-2:], (1 - torch.rand((), generator=generator).item()) ** 0.5
     rows, columns = int(height * side), int(width * side)
     top, left = (torch.randint(0, n + 1, (), generator=generator).item() for n in (height - rows, width - columns))
@@ -140,16 +177,23 @@ def cutmix(images, generator=None):
     return mixed, 1 - rows * columns / (height * width)
 
 
-def batches(tiles, batch_size=64, *, shuffle=False, augment=False, generator=None):
+def batches(tiles, batch_size=64, *, shuffle=False, augment=False, generator=None, share=None):
     """Yield (images float32 (B, C, H, W) in -1..1, labels int64 (B,)) until every tile was there once.
 
     Whole batches are gathered, turned and normalized at once, on the device where the tiles are, which is many
     times faster than one tile after another. `generator` (a CPU torch.Generator) makes the order repeatable.
+    share: a function from the size of a batch to the positions in it, int64, of which this process takes care; default all.
     """
-    order = torch.randperm(len(tiles), generator=generator) if shuffle else torch.arange(len(tiles))
-    for index in order.to(tiles.labels.device).split(batch_size):
-        images = tiles.images.index_select(0, index)                      # (B, C, H, W) uint8; twenty times as fast as [index]
-        yield normalize(flip_and_transpose(images, generator) if augment else images), tiles.labels[index]
+    arguments.tiles(tiles=tiles)
+    arguments.whole(1, batch_size=batch_size)
+    arguments.generator(generator)
+    order = tiles.shuffled(generator) if shuffle else torch.arange(len(tiles))
+    whole = order.split(int(batch_size))
+    chosen = [slice(None) if share is None else share(len(index)) for index in whole]
+    parts = [index[mine] for index, mine in zip(whole, chosen, strict=True)]
+    for index, mine, images, total in zip(parts, chosen, tiles.read(parts), map(len, whole), strict=True):
+        images = flip_and_transpose(images, generator, (total, mine)) if augment else images
+        yield normalize(images), tiles.labels[index.to(tiles.labels.device)]
 
 
 def load_tiles(source="auto", root=None, download=True):

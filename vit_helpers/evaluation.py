@@ -6,7 +6,9 @@ from dataclasses import dataclass, replace
 import torch
 import torch.nn.functional as F
 
+from . import arguments
 from .data import batches, eight_views
+from .distributed import of_all, processes, rank
 from .runtime import eval_mode
 
 
@@ -17,6 +19,13 @@ class Evaluation:
     logits: torch.Tensor
     labels: torch.Tensor
     classes: tuple
+
+    def __post_init__(self):
+        arguments.tensor("N K", "float", logits=self.logits)
+        arguments.no_nan(logits=self.logits)
+        arguments.tensor(str(len(self.logits)), torch.int64, labels=self.labels)
+        arguments.in_range(0, self.logits.shape[1] - 1, labels=self.labels)
+        arguments.names(self.logits.shape[1], classes=self.classes)
 
     @property
     def probabilities(self):
@@ -55,6 +64,7 @@ class Evaluation:
 
         Empty bins hold nan. Guo et al. 2017, "On calibration of modern neural networks".
         """
+        arguments.whole(1, bins=bins)
         confidence, predictions = self.probabilities.max(dim=1)
         bin_of = (confidence * bins).long().clamp(max=bins - 1)
         count = torch.bincount(bin_of, minlength=bins)
@@ -69,8 +79,7 @@ class Evaluation:
 
     def at_temperature(self, temperature):
         """The same answers with logits divided by `temperature`, a number above 0: below 1 surer, above 1 less sure."""
-        if not 0 < temperature < math.inf:
-            raise ValueError(f"temperature={temperature} must be above 0; 1 changes nothing")
+        arguments.above(0, temperature=temperature)
         return replace(self, logits=self.logits / temperature)
 
     def best_temperature(self):
@@ -98,6 +107,9 @@ def confusion_counts(labels, predictions, num_classes):
 
     Raises ValueError for other shapes and for classes that do not exist.
     """
+    arguments.whole(1, num_classes=num_classes)
+    arguments.tensor("...", "whole", labels=labels, predictions=predictions)
+    labels, predictions = labels.long(), predictions.long()      # numbers of 8 bits would run over
     if labels.shape != predictions.shape:
         raise ValueError(f"{tuple(labels.shape)} labels do not go with {tuple(predictions.shape)} predictions; "
                          "give one prediction for each label")
@@ -122,20 +134,26 @@ def evaluate(model, tiles, batch_size=256, *, views=1):
 
     With views=8 the probabilities are averaged over the flips and transposes of each tile (`eight_views`), for eight times the
     work; the Evaluation's logits are then the logarithms of these averages.
+    Several processes (see distributed.joined) share the work: then all of them have to call this.
     Raises ValueError for no tiles, a model whose number of logits is not the number of classes, other numbers of views.
     """
+    device = arguments.device_of(model)
+    arguments.tiles(tiles=tiles)
+    arguments.whole(1, batch_size=batch_size)
     if not len(tiles):
         raise ValueError("there are no tiles to evaluate on; the Tiles are empty")
     if views not in (1, 8):
         raise ValueError(f"views={views!r} is unknown; choose 1 (each tile as it is) or 8 (all its flips and transposes)")
-    device, logits = next(model.parameters()).device, []
+    mine = tiles if processes() == 1 else tiles.select(torch.arange(len(tiles)).tensor_split(processes())[rank()])
+    logits = []
     with eval_mode(model):
-        for images, _ in batches(tiles, batch_size):
+        for images, _ in batches(mine, batch_size):
             images = images.to(device)
             seen = torch.stack([model(view).float() for view in ([images] if views == 1 else eight_views(images))])
             # One view: its logits. Several, (V, B, K): log of the mean probability.
             logits.append(seen[0] if views == 1 else seen.log_softmax(dim=2).logsumexp(dim=0) - math.log(len(seen)))
-    logits = torch.cat(logits).cpu()                                                     # (N, K)
+    logits = [part.cpu() for share in of_all(logits) for part in share]                  # in the order of the tiles
+    logits = torch.cat(logits)                                                           # (N, K)
     check_classes(logits, tiles)
     return Evaluation(logits, tiles.labels.cpu(), tiles.classes)
 
@@ -145,9 +163,11 @@ def pooled_features(model, tiles, batch_size=256):
 
     In eval mode, on the device of the model. Raises ValueError for no tiles, or tiles of another size than the model's.
     """
+    device, features = arguments.device_of(model, arguments.VIT), []
+    arguments.tiles(tiles=tiles)
+    arguments.whole(1, batch_size=batch_size)
     if not len(tiles):
         raise ValueError("there are no tiles to look at; the Tiles are empty")
-    device, features = next(model.parameters()).device, []
     with eval_mode(model), torch.no_grad():
         for images, _ in batches(tiles, batch_size):
             features.append(model.pooled(model.forward_features(images.to(device))).float().cpu())
@@ -156,12 +176,18 @@ def pooled_features(model, tiles, batch_size=256):
 
 def class_means(features, labels, num_classes):
     """The mean of the features (N, D) of each class by labels int64 (N,): (K, D). Raises ValueError for a class without any."""
+    arguments.whole(1, num_classes=num_classes)
+    arguments.tensor("N D", "float", features=features)
+    arguments.tensor(str(len(features)), "whole", labels=labels)
+    arguments.in_range(0, num_classes - 1, labels=labels)
     count = torch.bincount(labels, minlength=num_classes)
     if not count.all():
         raise ValueError(f"class {count.argmin().item()} has no features to average; give some of each class")
-    return torch.zeros(num_classes, features.shape[1]).index_add_(0, labels, features) / count[:, None]
+    return features.new_zeros(num_classes, features.shape[1]).index_add_(0, labels.long(), features) / count[:, None]
 
 
 def familiarity(features, means):
-    """The cosine, -1 to 1, of features (N, D) with the nearest of the class means (K, D): (N,)."""
-    return (F.normalize(features, dim=1) @ F.normalize(means, dim=1).T).amax(dim=1)
+    """The cosine, -1 to 1, of features (n, D) with the nearest of the class means (K, D): (n,)."""
+    arguments.tensor("n D", "float", features=features)
+    arguments.tensor(f"K {features.shape[1]}", "float", means=means)
+    return (F.normalize(features, dim=1) @ F.normalize(means.to(features), dim=1).T).amax(dim=1)

@@ -4,17 +4,19 @@ import inspect
 import math
 import warnings
 from dataclasses import asdict, dataclass, field
-from itertools import islice
 from pathlib import Path
 from time import perf_counter
 
 import torch
 import torch.nn.functional as F
 
+from . import arguments
 from .checkpoints import load_checkpoint, save_checkpoint
 from .data import batches, cutmix
+from .distributed import data_parallel, of_all, processes, rank, share_of, summed
 from .evaluation import check_classes, evaluate
-from .recipes import GOOD, make_optimizers, make_schedules
+from .model import draw_patches
+from .recipes import GOOD, check_recipe, make_optimizers, make_schedules
 from .runtime import Progress, has_fast_bf16, pick_device
 
 
@@ -46,9 +48,16 @@ def fit(model, train, test=None, *, epochs, recipe=GOOD, seed=0, device=None, ch
     `seed` fixes order, augmentation and dropout (set torch's seed before building the model for its first weights).
     `checkpoint` names a file that is written after each epoch; with resume=True a run found there goes on and ends
     with the same numbers as one that was never interrupted. Ctrl-C ends training early: model and history so far stay.
+    Under torchrun (see distributed.joined) each process learns from its share of each batch, with the numbers that one process
+    would get; but for dropout, which draws in each of them.
     Raises ValueError for data or settings that cannot work, and FloatingPointError when the loss is not finite: then
     the model is back at its last good epoch, and the history so far is in the error's `history`.
     """
+    arguments.device_of(model)
+    arguments.tiles(train=train, **({} if test is None else {"test": test}))
+    arguments.whole(0, 2**63 - 1, seed=seed)
+    check_recipe(recipe)
+    seed = int(seed)
     if len(train) == 0 or len(train.labels.unique()) < 2:
         found = f"{len(train)} tiles of one class" if len(train) else "no tiles"
         raise ValueError(f"training needs tiles of at least two classes, not {found}")
@@ -67,25 +76,33 @@ def fit(model, train, test=None, *, epochs, recipe=GOOD, seed=0, device=None, ch
     optimizers = make_optimizers(model, recipe)
     schedules = make_schedules(optimizers, recipe, total)
     generator, history = torch.Generator().manual_seed(seed), History()
-    run = dict(model=model, optimizers=optimizers, schedules=schedules, generator=generator, history=history,
+    # One process draws the patches that it keeps as it goes; several have to draw the same ones, whatever else each draws.
+    keeper = torch.Generator().manual_seed(seed) if processes() > 1 else None
+    run = dict(model=model, optimizers=optimizers, schedules=schedules, generator=generator, history=history, keeper=keeper,
                settings={**asdict(recipe), "epochs": epochs, "tiles": len(train), "seed": seed})
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         if resume and checkpoint and Path(checkpoint).exists():
             load_checkpoint(checkpoint, **run)
-        bar = Progress(total=total, initial=min(total, len(history) * steps), unit=" steps")
+        if len(set(of_all(len(history)))) > 1:
+            raise ValueError(f"{checkpoint} is there for some processes only (epochs by rank: {of_all(len(history))}); put it "
+                             "on a disk that all machines see")
+        if rank():                                   # else all of them would drop the same numbers
+            torch.manual_seed(seed + 1_000_003 * rank() + len(history))
+        parallel = data_parallel(model)
+        bar = Progress(total=total, initial=min(total, len(history) * steps), unit=" steps", disable=rank() > 0)
         try:
             while len(history) * steps < total:
                 kept = {name: value.clone() for name, value in model.state_dict().items()}
                 losses, accuracy, seconds = _one_epoch(
-                    model, train, recipe, optimizers, schedules, generator, history, bar, total)
+                    parallel, model, train, recipe, optimizers, schedules, generator, keeper, history, bar, total)
                 tested = [] if test is None else [evaluate(model, test).accuracy]
                 history.step_loss += losses              # all at once: Ctrl-C leaves no epoch half recorded
                 history.loss.append(sum(losses) / len(losses))
                 history.train_accuracy.append(accuracy)
                 history.test_accuracy += tested
                 history.seconds.append(seconds)
-                if checkpoint:
+                if checkpoint and rank() == 0:
                     try:
                         save_checkpoint(checkpoint, **run)
                     except OSError as problem:           # a full disk must not cost the run
@@ -100,35 +117,41 @@ def fit(model, train, test=None, *, epochs, recipe=GOOD, seed=0, device=None, ch
         finally:
             _show(bar, history, math.ceil(total / steps))
             bar.close()
-    if history.interrupted:
+    if history.interrupted and rank() == 0:
         print(f"interrupted after {len(history)} of {epochs} epochs; the model and the history so far are usable")
     return history
 
 
-def _one_epoch(model, train, recipe, optimizers, schedules, generator, history, bar, total):
+def _one_epoch(parallel, model, train, recipe, optimizers, schedules, generator, keeper, history, bar, total):
     model.train()
     started, losses, hits, seen, window = perf_counter(), [], 0, 0, []
     steps, device = math.ceil(len(train) / recipe.batch_size), train.labels.device
     done, epochs = len(history) * steps, math.ceil(total / steps)
     steps = min(steps, total - done)                 # fewer in a last, partial epoch
-    feed = batches(train, recipe.batch_size, shuffle=True, augment=recipe.augment, generator=generator)
-    for images, labels in islice(feed, steps):
+    sizes = [min(recipe.batch_size, len(train) - i * recipe.batch_size) for i in range(steps)]       # over all processes
+    feed = batches(train, recipe.batch_size, shuffle=True, augment=recipe.augment, generator=generator,
+                   share=share_of if processes() > 1 else None)
+    for size, (images, labels) in zip(sizes, feed, strict=False):
         progress, own = (done + len(losses) + len(window)) / total, 1.0
         if recipe.cutmix and progress < 0.9 and torch.rand((), generator=generator) < recipe.cutmix:
             images, own = cutmix(images, generator)
         # For each step anew: autocast keeps its bf16 copies of the weights until it is left.
         with torch.autocast(device.type, torch.bfloat16, recipe.bf16 and has_fast_bf16(device)):
             fewer = {"keep_tokens": recipe.keep_tokens} if recipe.keep_tokens < 1 and progress < recipe.keep_until else {}
-            logits = model(images, **fewer).float()                                  # (B, 10)
+            if fewer and keeper:
+                fewer = {"keep_tokens": draw_patches(size, math.prod(model.grid), recipe.keep_tokens, keeper)[share_of(size)]}
+            logits = parallel(images, **fewer).float()                               # (B, 10)
         check_classes(logits, train)
         loss = own * F.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
         if own < 1:                                  # the rest of each picture is its partner's
             loss += (1 - own) * F.cross_entropy(logits, labels.flip(0), label_smoothing=recipe.label_smoothing)
+        # The gradients of all processes are averaged: this makes their mean that of the whole batch, if shares differ in size.
+        loss = loss * (processes() * len(labels) / size) if len(labels) else logits.sum()
         _step(loss, optimizers, schedules)
-        window.append(torch.stack([loss.detach().float(), (logits.argmax(dim=1) == labels).sum()]))
+        window.append(torch.stack([loss.detach().float() / processes(), (logits.argmax(dim=1) == labels).sum()]))
         # Reading a number from a GPU makes it wait, so numbers are read ten at a time.
         if len(window) == 10 or len(losses) + len(window) == steps:
-            values = torch.stack(window).cpu()                                       # (10, 2)
+            values = summed(torch.stack(window)).cpu()                               # (10, 2)
             for value in values[:, 0].tolist():
                 losses.append(value)
                 if not math.isfinite(value):
@@ -151,13 +174,17 @@ def learn(model, loss_of, *, steps, recipe=GOOD, seed=0, device=None):
     precision are the recipe's; what it says about tiles (batches, augmentation, smoothing) is left to `loss_of`.
     Ctrl-C ends training early. Raises ValueError for settings that cannot work, FloatingPointError when the loss is not finite.
     """
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
+    arguments.device_of(model)
+    arguments.function(loss_of=loss_of)
+    arguments.whole(0, 2**63 - 1, seed=seed)
+    check_recipe(recipe)
+    if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= 10**12:
         raise ValueError(f"steps={steps!r} must be a whole number of at least 1, such as 500")
     device = pick_device(device)
     model.to(device).train()
     optimizers = make_optimizers(model, recipe)
     schedules = make_schedules(optimizers, recipe, steps)
-    generator, losses, window = torch.Generator().manual_seed(seed), [], []
+    generator, losses, window = torch.Generator().manual_seed(int(seed)), [], []
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         bar = Progress(total=steps, unit=" steps")
@@ -165,6 +192,8 @@ def learn(model, loss_of, *, steps, recipe=GOOD, seed=0, device=None):
             for step in range(1, steps + 1):
                 with torch.autocast(device.type, torch.bfloat16, recipe.bf16 and has_fast_bf16(device)):
                     loss = loss_of(model, generator)
+                    if not torch.is_tensor(loss) or loss.ndim or not loss.requires_grad:
+                        raise TypeError(f"loss_of must give a scalar that depends on the model, not {arguments.told(loss)}")
                 _step(loss, optimizers, schedules)
                 window.append(loss.detach().float())
                 if len(window) == 10 or step == steps:           # see _one_epoch
