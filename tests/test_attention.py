@@ -164,6 +164,7 @@ def test_attention_distance_by_hand():
 
 def test_evidence_adds_up_to_the_logits():
     model = small().eval()
+    torch.nn.init.normal_(model.head.bias)                   # it starts at zero, where a forgotten one would not be seen
     evidence = patch_evidence(model, IMAGES)
     assert evidence.shape == (3, 24, 5)
     assert torch.allclose(evidence.mean(dim=1), model(IMAGES), atol=1e-5)

@@ -169,6 +169,16 @@ def test_the_conv_stem_gives_one_token_for_each_patch(patch_size):
     assert difference[-1] > 1e-3 and difference[0] == 0
 
 
+def test_the_conv_stem_ends_with_a_convolution_not_with_an_activation():
+    assert PatchEmbedding(4, 3, 32, stem="conv")(torch.randn(2, 3, 32, 32)).min() < -1     # GELU never goes below -0.17
+
+
+def test_a_new_linear_stem_lifts_the_detail_of_a_tile_to_about_one():
+    for patch_size in (4, (8, 16)):
+        tokens = PatchEmbedding(patch_size, 3, 512)(0.12 * torch.randn(4, 3, 64, 64))
+        assert 0.9 < tokens.std() < 1.1
+
+
 def test_the_conv_stem_refuses_other_patch_sizes_and_names_some_that_do():
     for wrong in (1, 3, 12, (4, 8)):
         with pytest.raises(ValueError, match=re.escape(f"not {wrong}")) as error:
@@ -330,6 +340,30 @@ def test_pooling():
         model = build(pool=pool)
         images = images_for(model)
         torch.testing.assert_close(model(images), model.head(pooled(model.forward_features(images))), **close)
+
+
+@pytest.mark.parametrize(("stem", "positions", "pool"), COMBINATIONS)
+def test_embedding_is_patches_after_cls_plus_positions_and_dropout_comes_next(stem, positions, pool):
+    model = build(stem=stem, positions=positions, pool=pool, depth=0, dropout=0.5)
+    images = images_for(model)
+    wanted = model.patch_embed(images)
+    if pool == "cls":
+        wanted = torch.cat([model.cls_token.expand(2, -1, -1), wanted], dim=1)
+    if positions != "none":
+        wanted = wanted + model.pos_embed
+    torch.testing.assert_close(model.embed(images), wanted, **close)
+    torch.testing.assert_close(model.forward_features(images), model.norm(wanted), **close)     # no blocks here
+    assert not torch.equal(model.train().forward_features(images), model.forward_features(images))
+
+
+def test_weights_come_in_the_order_of_the_blocks():
+    model = build()
+    images = images_for(model)
+    maps, x = model.forward_features(images, return_weights=True)[1], model.embed(images)
+    for i, block in enumerate(model.blocks):
+        x, weights = block(x, return_weights=True)
+        torch.testing.assert_close(maps[:, i], weights, **close)
+    assert not torch.allclose(maps[:, 0], maps[:, 1], atol=1e-3)
 
 
 def test_a_model_is_rebuilt_from_its_config():
