@@ -283,6 +283,15 @@ def test_cutmix_pastes_one_rectangle_from_the_partner():
     assert min(shares) < 0.2 and max(shares) > 0.8 and torch.equal(images[:, 0, 0, 0], torch.arange(4.))
 
 
+def test_cutmix_reaches_every_border():
+    images, random, touched = torch.arange(2.)[:, None, None, None].expand(2, 3, 8, 6), torch.Generator().manual_seed(0), set()
+    for _ in range(200):
+        pasted = (cutmix(images, random)[0] != images)[0, 0]
+        rows, columns = pasted.any(dim=1), pasted.any(dim=0)
+        touched |= {(name, line[0].item(), line[-1].item()) for name, line in (("row", rows), ("column", columns))}
+    assert touched >= {(name, first, not first) for name in ("row", "column") for first in (True, False)}
+
+
 def test_resized_tiles_keep_labels_and_mean_color():
     images = torch.randint(256, (3, 3, 64, 64), dtype=torch.uint8)
     tiles = Tiles(images, torch.tensor([4, 0, 9]), source="own")
