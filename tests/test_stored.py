@@ -1,17 +1,16 @@
 """Tiles on a disk: packed from folders and archives, the same training as in memory, and twenty gigabytes in little memory."""
 
 import io
-import json
 import os
 import pickle
 import stat
-import subprocess
 import sys
 import zipfile
 
 import numpy as np
 import pytest
 import torch
+from beyond_memory import in_a_process_of_its_own
 from PIL import Image
 
 import vit_helpers.stored as module
@@ -211,44 +210,8 @@ def test_a_packed_folder_that_is_not_whole_is_refused(tree, damage, small_files,
         StoredTiles(folder)
 
 
-# Files with holes take no place on the disk, and are read as zeros.
-MEMORY = """
-import json, sys, time
-from pathlib import Path
-import numpy as np, torch
-import vit_helpers.stored as stored
-from vit_helpers import GOOD, VisionTransformer, batches, evaluate, fit
-
-def megabytes(what):
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith(what)).split()[1]) // 1024
-
-folder, count = Path(sys.argv[1]), int(sys.argv[2])
-folder.mkdir()
-shards = stored._Shards(folder, count, (3, 64, 64))
-np.save(folder / "labels.npy", np.arange(count) % 10)
-(folder / "tiles.json").write_text(json.dumps({"classes": list("abcdefghij"), "size": 64, "rows": shards.rows}))
-model = VisionTransformer(**GOOD.model, depth=1, embed_dim=16, num_heads=2, mlp_dim=16)
-fit(model, stored.StoredTiles(folder).select(torch.arange(2000)), epochs=0.1)        # what torch itself needs
-before = megabytes("VmHWM")
-train, test = stored.StoredTiles(folder).split(0.0005)
-history = fit(model, train, epochs=40 * 64 / len(train))
-evaluate(model, test)                                        # some tiles of every file
-read = 0
-for images, labels in batches(train.select(torch.arange(0, len(train), 64)), 256, shuffle=True):
-    read += len(labels)                                      # and others of every file, in random order
-print(json.dumps({"gigabytes": sum(path.stat().st_size for path in folder.glob("*.npy")) / 1e9, "files": len(shards.paths),
-                  "before": before, "peak": megabytes("VmHWM"), "steps": len(history.step_loss), "read": read}))
-"""
-
-
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="files with holes and /proc are Linux's")
 def test_twenty_gigabytes_are_read_in_little_memory(tmp_path):
-    count = 20 * 10**9 // (3 * 64 * 64) + 1
-    done = subprocess.run([sys.executable, "-c", MEMORY, tmp_path / "large", str(count)], capture_output=True, text=True,
-                          timeout=600, env={**os.environ, "OMP_NUM_THREADS": "1", "VIT_BUDGET": "smoke"})
-    assert done.returncode == 0, done.stderr[-3000:]
-    facts = json.loads(done.stdout.splitlines()[-1])
-    print(facts)
+    facts = in_a_process_of_its_own(tmp_path / "large")
     assert facts["gigabytes"] > 20 and facts["files"] > 590 and facts["steps"] == 40 and facts["read"] > 25_000
     assert facts["peak"] - facts["before"] < 700, facts      # eight files of 32 MB, and the numbers of all tiles
