@@ -1,5 +1,6 @@
 """Checkpoints: everything that an interrupted training needs to go on, and weights that are checked before use."""
 
+import io
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -21,12 +22,12 @@ def _read(path, useless):
 
 def write_tensors(path, state):
     """Write tensors and plain values as torch.save does, whole or not at all; OSError where that fails, as on a full disk."""
-    with written_whole(path) as temporary, open(temporary, "wb") as file:
-        try:
-            torch.save(state, file)
-        except RuntimeError as problem:
-            # After a full disk or Ctrl-C torch tries to finish the file, and says only that it is at the wrong place in it.
-            raise problem.__context__ or problem from None
+    # By way of memory: on a full disk torch raises a RuntimeError that does not say so, and Ctrl-C while it writes to a file
+    # of Python's ends the whole process.
+    content = io.BytesIO()
+    torch.save(state, content)
+    with written_whole(path) as temporary:
+        temporary.write_bytes(content.getbuffer())
 
 
 def save_checkpoint(path, model, optimizers=(), schedules=(), generator=None, history=None, settings=None, keeper=None):

@@ -23,7 +23,7 @@ def fetch_file(address, path, md5):
         return
     part, over = path.with_name(f"{path.name}.part"), threading.Event()
     part.parent.mkdir(parents=True, exist_ok=True)
-    bar = Progress(desc=f"downloading {path.name}", unit="B", unit_scale=True, delay=1)      # none for a network that is not there
+    bar = Progress(desc=f"downloading {path.name}", unit="B", unit_scale=True, delay=1)      # none where no network is
 
     def received():
         size = part.stat().st_size if part.exists() else 0

@@ -117,7 +117,9 @@ def _decoded(place):
                 images = _decode(place)
                 try:
                     with written_whole(cached) as temporary, open(temporary, "wb") as file:
-                        np.save(file, images)
+                        header = np.lib.format.header_data_from_array_1_0(images)
+                        np.lib.format.write_array_header_1_0(file, header)
+                        file.write(images)           # np.save would not say that the disk is full, only how far it came
                 except OSError as problem:           # the lesson goes on from memory
                     warnings.warn(f"the decoded tiles could not be kept in {cached.parent} ({problem}), so they are decoded "
                                   "again next time; set VIT_CACHE to a folder you can write to, with 340 MB free", stacklevel=2)

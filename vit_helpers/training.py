@@ -97,11 +97,10 @@ def fit(model, train, test=None, *, epochs, recipe=GOOD, seed=0, device=None, ch
                 losses, accuracy, seconds = _one_epoch(
                     parallel, model, train, recipe, optimizers, schedules, generator, keeper, history, bar, total)
                 tested = [] if test is None else [evaluate(model, test).accuracy]
-                history.step_loss += losses              # all at once: Ctrl-C leaves no epoch half recorded
-                history.loss.append(sum(losses) / len(losses))
-                history.train_accuracy.append(accuracy)
-                history.test_accuracy += tested
-                history.seconds.append(seconds)
+                new = {"loss": [sum(losses) / len(losses)], "train_accuracy": [accuracy], "test_accuracy": tested,
+                       "seconds": [seconds], "step_loss": losses}
+                # In one call: Ctrl-C, which may come between any two, leaves no epoch half recorded.
+                vars(history).update({name: getattr(history, name) + values for name, values in new.items()})
                 if checkpoint and rank() == 0:
                     try:
                         save_checkpoint(checkpoint, **run)
