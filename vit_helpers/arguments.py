@@ -51,10 +51,10 @@ def one_of(choices, /, **values):
 def grid(**values):
     """Raise ValueError unless each value is (rows, columns), two whole numbers of at least 1."""
     for name, value in values.items():
-        if not isinstance(value, (tuple, list)) or len(value) != 2:
-            raise ValueError(f"{name}={told(value)} must be (rows, columns), such as (8, 8)")
-        whole(1, **{f"{name}[0]": value[0], f"{name}[1]": value[1]})
-        whole(1, **{f"the cells of {name}={tuple(value)}": value[0] * value[1]})
+        right = isinstance(value, (tuple, list)) and len(value) == 2 and all(isinstance(side, Integral) for side in value)
+        if not right or min(value) < 1 or value[0] * value[1] > MOST:
+            raise ValueError(f"{name}={told(value)} must be (rows, columns), two whole numbers from 1, at most {MOST:,} cells; "
+                             "choose (4, 4) or the like")
 
 
 def tensor(axes, dtype=None, /, **values):
@@ -69,7 +69,8 @@ def shaped(axes, dtype=None, /, **values):
     """Raise TypeError or ValueError unless each value is a tensor with these axes and of this dtype.
 
     axes: names and lengths, such as "B 3 H W"; a name stands for the same length wherever it occurs, in all of the values.
-    Only the axes B, n, m and k may be empty: no images, no objects. A leading "..." is for any number of axes. dtype: "float", "whole" (integers), or a torch.dtype; None for any.
+    Only the axes B, n, m and k may be empty: no images, no objects. A leading "..." is for any number of axes.
+    dtype: "float", "whole" (integers), or a torch.dtype; None for any.
     """
     lengths = {}
     for name, value in values.items():
@@ -103,12 +104,20 @@ def array(**values):
     return tensors if len(tensors) > 1 else tensors[0]
 
 
+def together(**values):
+    """Raise ValueError unless all tensors are on the same device."""
+    (first, one), *others = values.items()
+    for name, value in others:
+        if value.device != one.device:
+            raise ValueError(f"{name} is on {value.device}, {first} on {one.device}; use .to({str(one.device)!r})")
+
+
 def no_nan(**values):
     """Raise ValueError where a tensor holds nan."""
     for name, value in values.items():
         if value.isnan().any():
-            raise ValueError(f"{name} holds nan, {value.isnan().sum().item():,} times in {value.numel():,} numbers; find where it "
-                             "comes from")
+            raise ValueError(f"{name} holds nan, {value.isnan().sum().item():,} times in {value.numel():,} numbers; look where "
+                             "it comes from")
 
 
 def in_range(least, most, /, **values):

@@ -56,9 +56,9 @@ def _check_like_weights(layer, axes, **named):
     (name, x), = named.items()
     weight = next(layer.parameters(), x)
     if x.device != weight.device:
-        raise ValueError(f"{name} on {x.device}, weights on {weight.device}; move one of them, {name}.to({str(weight.device)!r})")
+        raise ValueError(f"{name} on {x.device}, weights on {weight.device}; move one, {name}.to({str(weight.device)!r})")
     if x.dtype != weight.dtype and (x.dtype == torch.float64 or x.is_meta or not torch.is_autocast_enabled(x.device.type)):
-        raise TypeError(f"{name} of {x.dtype}, weights of {weight.dtype}; convert one of them, {name}.to({weight.dtype})")
+        raise TypeError(f"{name} of {x.dtype}, weights of {weight.dtype}; convert one, {name}.to({weight.dtype})")
 
 
 def _widths(embed_dim, step):
@@ -119,8 +119,9 @@ def keep_some(tokens, share, prefix=0):
     arguments.whole(0, N - 1, prefix=prefix)
     kept = share
     if torch.is_tensor(share):
-        arguments.tensor(f"{B} n", "whole", keep_tokens=share)
+        arguments.tensor(f"{B} chosen", "whole", keep_tokens=share)
         arguments.in_range(0, N - prefix - 1, keep_tokens=share)
+        kept = share.long()
     else:
         kept = draw_patches(B, N - prefix, share)
     kept = kept.to(tokens.device) + prefix

@@ -12,7 +12,7 @@ def pair(size):
         height, width = (index(side) for side in (size if isinstance(size, (tuple, list)) else (size, size)))
     except (TypeError, ValueError):
         height = width = 0
-    if not (1 <= min(height, width) and max(height, width) <= arguments.MOST):
+    if min(height, width) < 1 or max(height, width) > arguments.MOST:
         raise ValueError(f"a size is a positive whole number or two of them (height, width), not {arguments.told(size)}")
     return height, width
 

@@ -45,7 +45,7 @@ def mosaics(tiles, n, size=64, regions=4, bend=0.0, generator=None):
     if bend is not None:
         arguments.number(bend=bend)
     if tiles.images.shape[-1] != tiles.images.shape[-2]:
-        raise ValueError(f"a mosaic needs square tiles, not {tuple(tiles.images.shape[-2:])}; make them so with tiles.resized(64)")
+        raise ValueError(f"a mosaic needs square tiles, not {tuple(tiles.images.shape[-2:])}; use tiles.resized(64)")
     if size < 1 or regions < 1:
         raise ValueError(f"size={size} and regions={regions} must be at least 1; choose size=64 and regions=4")
     side = tiles.images.shape[-1]

@@ -240,7 +240,7 @@ def synthetic_tiles(n, seed=0):
     adds tiles to each class and changes none. The same n and seed give the same bytes on every machine.
     """
     if not isinstance(n, (int, np.integer)) or n > arguments.MOST:
-        raise ValueError(f"n={n!r} is not an integer of at most {arguments.MOST:,}; choose a whole number of tiles, such as n=1000")
+        raise ValueError(f"n={n!r} is not an integer of at most {arguments.MOST:,}; choose a whole number, such as n=1000")
     if n < 10:
         raise ValueError(f"n={n} is too few for ten classes; choose n=10 or more")
     if not isinstance(seed, (int, np.integer)) or not 0 <= seed < 2**32:

@@ -3,6 +3,7 @@
 import numpy as np
 import torch
 
+from .. import arguments
 from .detection import check_truths, overlap
 
 COCO = tuple(np.linspace(0.5, 0.95, 10).tolist())        # the overlaps that COCO's AP is a mean over
@@ -16,6 +17,9 @@ def average_precision(detections, truths, num_classes, thresholds=COCO):
     the threshold (IoU) and no surer one took that box. `[0]` is AP50, `.mean()` over all ten COCO's AP. NaN without any object.
     Raises ValueError where detections and truths do not fit together.
     """
+    arguments.whole(1, num_classes=num_classes)
+    _check_lists(detections, truths)
+    arguments.number(0, 1, **{f"thresholds[{i}]": each for i, each in enumerate(thresholds)})
     check_truths([c for _, c in truths], [b for b, _ in truths], len(detections), num_classes)
     curves = []
     for number in range(num_classes):
@@ -30,6 +34,22 @@ def average_precision(detections, truths, num_classes, thresholds=COCO):
             order = torch.cat(scores).argsort(descending=True, stable=True)
             curves.append(area_under(torch.cat(right, dim=1)[:, order], wanted))
     return torch.stack(curves).mean(dim=0) if curves else torch.full((len(thresholds),), torch.nan, dtype=torch.float64)
+
+
+def _check_lists(detections, truths):
+    """Raises TypeError or ValueError unless each image has (boxes, classes, scores), all numbers, and true (boxes, classes)."""
+    for name, value, parts in (("detections", detections, 3), ("truths", truths, 2)):
+        if not isinstance(value, (list, tuple)):
+            raise TypeError(f"{name} must be a list with a tuple for each image, not {arguments.told(value)}")
+        for i, each in enumerate(value):
+            if not isinstance(each, (list, tuple)) or len(each) != parts:
+                raise ValueError(f"{name}[{i}] must be {('boxes', 'classes', 'scores')[:parts]}, not "
+                                 f"{len(each) if isinstance(each, (list, tuple)) else arguments.told(each)}")
+    for i, (boxes, classes, scores) in enumerate(detections):
+        arguments.tensor("k", "whole", **{f"classes of image {i}": classes})
+        arguments.tensor(str(len(classes)), "float", **{f"scores of image {i}": scores})
+        arguments.tensor(f"{len(classes)} 4", "float", **{f"boxes of image {i}": boxes})
+        arguments.no_nan(**{f"scores of image {i}": scores, f"boxes of image {i}": boxes})
 
 
 def took_one(boxes, true_boxes, thresholds):

@@ -1,10 +1,12 @@
 """A small diffusion transformer that paints tiles of a class, trained by flow matching."""
 
 import math
+from numbers import Real
 
 import torch
 from torch import nn
 
+from .. import arguments
 from ..patches import unpatchify
 from ..runtime import eval_mode
 
@@ -23,11 +25,13 @@ class DiffusionTransformer(nn.Module):
 
     The blocks are those of the encoder, any VisionTransformer with pool="mean". Time and class steer them by adaptive layer
     norm: numbers that scale, shift and gate every channel, all zero at the start, so that a block begins by doing nothing.
-    Class number K stands for "any class" (`num_classes` of the encoder is K).
+    Class number K stands for "any class" (`num_classes` of the encoder is K). Whether all classes exist is looked at in
+    `flow_matching_loss` and `generate`, not for each step here: a GPU would have to wait for the answer.
     """
 
     def __init__(self, encoder):
         super().__init__()
+        arguments.device_of(encoder, arguments.VIT)
         if encoder.pool != "mean":
             raise ValueError(f"pool={encoder.pool!r}: a generator has no use for a CLS token; choose pool='mean'")
         if encoder.config["stem"] != "linear":
@@ -47,7 +51,10 @@ class DiffusionTransformer(nn.Module):
 
     def forward(self, noisy, time, labels):
         x = self.encoder.embed(noisy)                                                    # (B, N, D)
-        told = (self.time(time_features(time, x.shape[2])) + self.label(labels))[:, None]    # (B, 1, D)
+        arguments.shaped(str(len(noisy)), "float", time=time)    # one for all would be spread without a word
+        arguments.shaped(str(len(noisy)), "whole", labels=labels)
+        arguments.together(noisy=noisy, time=time, labels=labels)
+        told = (self.time(time_features(time, x.shape[2])) + self.label(labels.long()))[:, None]    # (B, 1, D)
         for block, modulation in zip(self.encoder.blocks, self.modulation, strict=True):
             scale1, shift1, gate1, scale2, shift2, gate2 = modulation(told).chunk(6, dim=2)      # each (B, 1, D)
             x = x + gate1 * block.attn(block.norm1(x) * (1 + scale1) + shift1)
@@ -59,14 +66,20 @@ class DiffusionTransformer(nn.Module):
 
 def on_the_way(images, noise, time):
     """The point at `time` (B,) of the straight line from noise (0) to image (1), and the velocity there: image - noise."""
+    arguments.shaped("B C H W", "float", images=images, noise=noise)
+    arguments.shaped(str(len(images)), "float", time=time)
+    arguments.together(images=images, noise=noise, time=time)
     time = time[:, None, None, None]
     return (1 - time) * noise + time * images, images - noise
 
 
 def _check_labels(model, labels):
-    if labels.ndim != 1 or labels.is_floating_point() or not ((labels >= 0) & (labels <= model.any_class)).all():
+    arguments.device_of(model, ("any_class", "encoder"))
+    arguments.tensor("...", labels=labels)
+    whole = not (labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool)
+    if labels.ndim != 1 or not whole or not ((labels >= 0) & (labels <= model.any_class)).all():
         raise ValueError(f"labels must be classes from 0 to {model.any_class - 1}, or {model.any_class} for any class, one for "
-                         f"each image, not {labels.tolist()}")
+                         f"each image, not {labels.tolist()}, {labels.dtype} {tuple(labels.shape)}")
 
 
 def flow_matching_loss(model, images, labels, generator=None, without_class=0.1):
@@ -76,7 +89,11 @@ def flow_matching_loss(model, images, labels, generator=None, without_class=0.1)
     In the share `without_class` of the images the class is hidden, for classifier-free guidance (Ho and Salimans 2022).
     Raises ValueError for a class that does not exist.
     """
+    arguments.tensor("N C H W", "float", images=images)
+    arguments.tensor(str(len(images)), labels=labels)
     _check_labels(model, labels)
+    arguments.generator(generator)
+    arguments.number(0, 1, without_class=without_class)
     noise = SPREAD * torch.randn(images.shape, generator=generator).to(images)
     time = torch.randn(len(images), generator=generator).sigmoid().to(images)        # mostly in the middle, where it is hard
     hidden = (torch.rand(len(images), generator=generator) < without_class).to(images.device)
@@ -93,14 +110,17 @@ def generate(model, labels, guidance=2.0, steps=20, generator=None, keep=0):
     it returns (images, n + 1 pictures on the way (B, n + 1, C, H, W), the noise first). Raises ValueError for a class that does
     not exist, a guidance that is negative or not finite, and no steps.
     """
-    labels = torch.as_tensor(labels)
+    labels = arguments.array(labels=labels)
     _check_labels(model, labels)
-    if not 0 <= guidance < math.inf:
-        raise ValueError(f"guidance={guidance} must be 0 or more: 0 ignores the class, 1 follows it, 2 exaggerates it")
+    arguments.generator(generator)
+    arguments.whole(0, steps=steps)
+    arguments.whole(0, keep=keep)
+    if not isinstance(guidance, Real) or not 0 <= guidance < math.inf:
+        raise ValueError(f"guidance={guidance!r} must be 0 or more: 0 ignores the class, 1 follows it, 2 exaggerates it")
     if steps < 1:
         raise ValueError(f"steps={steps} must be at least 1; choose 20")
     device, config = next(model.parameters()).device, model.encoder.config
-    labels = labels.to(device)
+    labels = labels.long().to(device)
 
     def velocity(x, time):
         times = torch.full((len(x),), time, device=device)

@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from .. import arguments
 from ..data import normalize
 from ..patches import pair, unpatchify
 from ..runtime import eval_mode
@@ -20,6 +21,8 @@ class Segmenter(nn.Module):
 
     def __init__(self, encoder, num_classes=10, decoder="linear"):
         super().__init__()
+        arguments.device_of(encoder, arguments.VIT)
+        arguments.whole(1, num_classes=num_classes)
         if decoder not in ("linear", "pixels"):
             raise ValueError(f"decoder={decoder!r} is unknown; choose 'linear' or 'pixels'")
         self.encoder = encoder
@@ -46,23 +49,27 @@ def segmentation_loss(logits, masks):
 
     Raises ValueError for masks of another size, and for classes that do not exist.
     """
+    arguments.tensor("N K H W", "float", logits=logits)
+    arguments.tensor("...", "whole", masks=masks)
     wanted = (len(logits), *logits.shape[2:])
     if masks.shape != wanted:
         raise ValueError(f"logits {tuple(logits.shape)} need masks of {wanted}, not {tuple(masks.shape)}")
     if masks.numel() and not (masks.min() >= 0 and masks.max() < logits.shape[1]):
         raise ValueError(f"masks hold classes {masks.min()} to {masks.max()}, but these logits are for classes 0 to "
                          f"{logits.shape[1] - 1}")
-    return F.cross_entropy(logits, masks)
+    return F.cross_entropy(logits, masks.long())
 
 
 @torch.no_grad()
 def segment(model, images, batch_size=64):
     """The most probable class of each pixel, int64 (N, H, W), on the CPU, for images uint8 (N, C, H, W), in eval mode."""
+    device = arguments.device_of(model)
+    arguments.tensor("B C H W", images=images)
+    arguments.whole(1, batch_size=batch_size)
     if not len(images):
         raise ValueError("there are no images to segment; give at least one, as uint8 (N, C, H, W)")
-    device = next(model.parameters()).device
     with eval_mode(model):
-        return torch.cat([model(normalize(part).to(device)).argmax(dim=1).cpu() for part in images.split(batch_size)])
+        return torch.cat([model(normalize(part).to(device)).argmax(dim=1).cpu() for part in images.split(int(batch_size))])
 
 
 def intersection_over_union(confusion):
@@ -71,5 +78,7 @@ def intersection_over_union(confusion):
     confusion: counts int64 (K, K), row = true, column = predicted, over the pixels of all scenes: `confusion_counts`. A class
     that neither occurs nor is predicted has nan; mean IoU is the mean of the others, `.nanmean()`.
     """
+    arguments.tensor("K K", confusion=confusion)
+    arguments.in_range(0, torch.inf, confusion=confusion)
     both = confusion.diagonal().double()
     return both / (confusion.sum(dim=0) + confusion.sum(dim=1) - both)

@@ -21,7 +21,7 @@ def load_head(name, folder=FOLDER):
     name: "generator", a DiffusionTransformer for 32x32 tiles of EuroSAT's ten classes, or "masked", a MaskedAutoencoder for
     64x64 tiles. Raises ValueError for any other name.
     """
-    if name not in HEADS:
+    if not isinstance(name, str) or name not in HEADS:
         raise ValueError(f"no shipped head is named {name!r}; choose {' or '.join(map(repr, HEADS))}")
     facts = json.loads((Path(folder) / f"{name}.json").read_text())
     model = HEADS[name](VisionTransformer(**facts["model"]))

@@ -3,6 +3,8 @@
 import torch
 from torch import nn
 
+from .. import arguments
+
 
 class VideoClassifier(nn.Module):
     """Clips float (B, T, C, H, W), normalized frames -> logits (B, num_classes). Arnab et al. 2021, "ViViT" (and its spelling).
@@ -16,6 +18,8 @@ class VideoClassifier(nn.Module):
 
     def __init__(self, encoder, frames=8, tubelet=2, attention="joint"):
         super().__init__()
+        arguments.device_of(encoder, arguments.VIT)
+        arguments.whole(-arguments.MOST, frames=frames, tubelet=tubelet)
         if attention not in ("joint", "factorised"):
             raise ValueError(f"attention={attention!r} is unknown; choose 'joint' or 'factorised'")
         if encoder.pool != "mean":
@@ -41,6 +45,7 @@ class VideoClassifier(nn.Module):
     def embed(self, clips):
         """Clips (B, T, C, H, W) -> tokens (B, T', N, D) with positions in space and in time."""
         wanted = (self.frames, self.encoder.config["in_channels"] // self.tubelet, *self.encoder.img_size)
+        arguments.shaped("... width", clips=clips)
         if clips.ndim == 5 and tuple(clips.shape[2:]) == wanted[1:]:
             self._check_length(clips.shape[1])
         if tuple(clips.shape[1:]) != wanted:
