@@ -153,9 +153,9 @@ def test_the_best_temperature_stays_finite_where_every_answer_is_right():
 
 
 def test_the_calibration_error_by_hand():
-    confidence = torch.tensor([0.95, 0.95, 0.65, 0.65])
+    confidence = torch.tensor([0.95, 0.95, 0.95, 0.65])
     result = Evaluation(torch.stack([confidence, 1 - confidence], dim=1).log(), torch.tensor([0, 0, 0, 1]), ("a", "b"))
-    assert result.calibration_error(bins=10) == pytest.approx((2 * 0.05 + 2 * 0.15) / 4, abs=1e-6)
+    assert result.calibration_error(bins=10) == pytest.approx((3 * 0.05 + 0.65) / 4, abs=1e-6)
 
 
 def test_pooled_features_are_what_the_head_reads():

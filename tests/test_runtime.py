@@ -4,13 +4,16 @@ import io
 import itertools
 import subprocess
 import sys
+import threading
+import time
 import types
 
 import pytest
 import torch
 
+import vit_helpers.runtime
 from vit_helpers import by_budget, has_fast_bf16, pick_device
-from vit_helpers.runtime import Progress, written_whole
+from vit_helpers.runtime import Progress, eval_mode, patiently, written_whole
 
 
 def test_by_budget(monkeypatch):
@@ -43,6 +46,27 @@ def test_fast_bf16_needs_instructions_for_it(monkeypatch):
 
 
 # The progress bar
+
+@pytest.mark.parametrize("training", [True, False])
+def test_eval_mode_ends_with_the_block_even_after_an_error(training):
+    model = torch.nn.Dropout(1.0).train(training)
+    with eval_mode(model) as same:
+        assert same is model and model(torch.ones(1)) == 1
+    assert model.training is training
+    with pytest.raises(KeyboardInterrupt), eval_mode(model):
+        raise KeyboardInterrupt
+    assert model.training is training
+
+
+def test_a_network_that_is_silent_is_a_no_and_one_that_is_slow_is_not(monkeypatch):
+    monkeypatch.setattr(vit_helpers.runtime, "PATIENCE", 0.5)
+    silent, began, received = threading.Event(), time.monotonic(), itertools.count()
+    with pytest.raises(TimeoutError, match=r"the network did not answer for 0\.5 seconds"):
+        patiently(lambda: silent.wait(60), lambda: 0)
+    assert time.monotonic() - began < 20
+    assert patiently(lambda: time.sleep(1.5) or "all of it", lambda: next(received)) == "all of it"
+    silent.set()
+
 
 def test_a_pipe_gets_the_finished_bar_only(monkeypatch):
     pipe = io.StringIO()

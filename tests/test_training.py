@@ -107,6 +107,18 @@ def test_both_recipes_learn_tiles_that_they_have_not_seen(recipe):
     assert history.loss[-1] < history.loss[0] - 0.2
 
 
+def test_the_training_accuracy_is_over_tiles_not_over_whole_batches():
+    class Right(nn.Linear):
+        def forward(self, images):                           # the brightness is the class; the weights have no say
+            return (10 * torch.eye(2))[((images.flatten(1)[:, 0] > 0).long())] + 0 * self.weight.sum()
+
+    labels = torch.arange(13) % 2
+    bright = Tiles((labels * 255)[:, None, None, None].expand(-1, 3, 4, 4).to(torch.uint8), labels, ("dark", "bright"))
+    for epochs, accuracy in ((1, [1.0]), (1.5, [1.0, 1.0])):
+        history = fit(Right(1, 1), bright, epochs=epochs, recipe=dataclasses.replace(PLAIN, batch_size=8))
+        assert history.train_accuracy == accuracy
+
+
 def test_history_has_one_entry_for_each_epoch(tiles):
     train, test = tiles
     model = small_model()
