@@ -20,6 +20,7 @@ import torch
 from vit_helpers import load_tiles
 
 ROOT = Path(__file__).parents[1]
+OUTDATED = ("DeprecationWarning", "PendingDeprecationWarning", "FutureWarning", "EncodingWarning")
 torch.set_num_threads(1)
 
 
@@ -33,6 +34,15 @@ class WhatNbvalCompares:
 
 def pytest_configure(config):
     config.pluginmanager.register(WhatNbvalCompares())       # a hook of this file would not see ../notebooks
+    # What is outdated, or leaves a file's encoding to the system, is an error in our own code: here, and in the notebooks and
+    # commands that the tests start, by the environment.
+    modules = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in sorted(ROOT.glob("vit_helpers/**/*.py"))]
+    modules = ["__main__", *(name.removesuffix(".__init__") for name in modules)]
+    tests = [path.stem for path in sorted((ROOT / "tests").rglob("*.py"))]
+    for line in ["ignore::EncodingWarning", *(f"error::{kind}:({'|'.join(modules + tests)})$" for kind in OUTDATED)]:
+        config.addinivalue_line("filterwarnings", line)
+    errors = [f"error::{kind}:{name}" for kind in OUTDATED for name in modules]
+    os.environ.update(PYTHONWARNDEFAULTENCODING="1", PYTHONWARNINGS=",".join(["ignore::EncodingWarning", *errors]))
 
 
 @pytest.fixture(scope="session")
