@@ -91,7 +91,7 @@ def test_records_are_added_one_by_one_with_their_command(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["/anywhere/race.py", "--seeds", "0", "--out", "/tmp/x.json"])
     for name in ("race", "walk", "race"):
         record(name, {"rows": [name]}, tmp_path / "measured.json")
-    kept = json.loads((tmp_path / "measured.json").read_text())
+    kept = json.loads((tmp_path / "measured.json").read_text(encoding="utf-8"))
     assert list(kept) == ["race", "walk"] and kept["walk"]["rows"] == ["walk"]
     assert kept["race"]["command"] == "python tests/benchmarks/race.py --seeds 0"
     assert kept["race"]["machine"]["torch"] == torch.__version__
@@ -110,7 +110,7 @@ def test_one_study_from_the_command_line(tmp_path):
     words = [sys.executable, BENCHMARKS / "what_matters.py", "positions", "--seeds", "0", "--source", "synthetic",
              "--out", tmp_path / "measured.json"]
     subprocess.run(list(map(str, words)), check=True, capture_output=True)
-    study = json.loads((tmp_path / "measured.json").read_text())["positions"]
+    study = json.loads((tmp_path / "measured.json").read_text(encoding="utf-8"))["positions"]
     assert [row["positions"] for row in study["rows"]] == ["none", "learned", "sincos"]
     assert all(0 <= row["accuracy"][0] <= 1 and row["seconds"] > 0 for row in study["rows"])
 
@@ -127,8 +127,8 @@ def test_the_shipped_weights_are_made_and_recorded_by_one_command(tmp_path):
     words = ["--source", "synthetic", "--epochs", "1", "--seeds", "4", "--weights", tmp_path / "weights",
              "--folder", tmp_path / "runs", "--out", tmp_path / "measured.json"]
     subprocess.run([sys.executable, str(BENCHMARKS / "best.py"), *map(str, words)], check=True, capture_output=True)
-    kept = json.loads((tmp_path / "measured.json").read_text())["best-synthetic"]
-    shipped = json.loads((tmp_path / "weights" / "synthetic.json").read_text())
+    kept = json.loads((tmp_path / "measured.json").read_text(encoding="utf-8"))["best-synthetic"]
+    shipped = json.loads((tmp_path / "weights" / "synthetic.json").read_text(encoding="utf-8"))
     assert [row["seed"] for row in kept["rows"]] == [4, 4] and "80/20" in kept["rows"][0]["data"]
     assert "60/20/20" in kept["rows"][1]["data"] and kept["rows"][1]["validation_accuracy"] <= 1
     assert shipped["test_accuracy"] == kept["rows"][0]["test_accuracy"] and (tmp_path / "weights" / "synthetic.pt").exists()
@@ -139,10 +139,10 @@ def test_the_shipped_weights_are_made_and_recorded_by_one_command(tmp_path):
 def test_shipped_heads_are_made_by_one_command(which, tmp_path):
     words = [sys.executable, BENCHMARKS / "shipped_heads.py", which, "--source", "synthetic", "--steps", "2", "--out", tmp_path]
     subprocess.run([str(word) for word in words], check=True, capture_output=True)
-    facts = json.loads((tmp_path / f"{which}.json").read_text())
+    facts = json.loads((tmp_path / f"{which}.json").read_text(encoding="utf-8"))
     assert facts["steps"] == 2 and facts["loss"] > 0 and facts["command"].endswith(f"shipped_heads.py {which} --steps 2")
     assert (tmp_path / f"{which}.pt").stat().st_size < 4_000_000
-    shipped = json.loads((vit_helpers.pretrained.WEIGHTS / "heads" / f"{which}.json").read_text())
+    shipped = json.loads((vit_helpers.pretrained.WEIGHTS / "heads" / f"{which}.json").read_text(encoding="utf-8"))
     assert shipped["model"] == facts["model"] and shipped["recipe"] == facts["recipe"]           # the same, trained longer
 
 
@@ -153,7 +153,7 @@ def test_a_lesson_is_run_measured_and_stored_without_its_controls(tmp_path):
     path = tmp_path / "99.ipynb"
     nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
     facts = lessons.run(path)
-    stored = json.loads(path.read_text())
+    stored = json.loads(path.read_text(encoding="utf-8"))
     code = [cell for cell in stored["cells"] if cell["cell_type"] == "code"]
     assert [cell["execution_count"] for cell in code] == [1, 2, 3] and "widgets" not in stored["metadata"]
     assert code[1]["outputs"] == [] and code[2]["outputs"][0]["text"] == ["300000000\n"]

@@ -285,7 +285,7 @@ def test_a_teacher_reads_off_what_the_checkers_said(tmp_path, monkeypatch, capsy
             text = next(said)
             cell["outputs"] = [{"output_type": "stream", "name": "stdout", "text": [text]}] if text else []
     mine = tmp_path / "mine.ipynb"
-    mine.write_text(json.dumps(notebook))
+    mine.write_text(json.dumps(notebook), encoding="utf-8")
     monkeypatch.setattr(sys, "argv", ["vit_helpers", "grade", str(mine), str(lesson)])
     assert command_line.main() == 0
     first, second = capsys.readouterr().out.splitlines()
@@ -296,7 +296,7 @@ def test_a_teacher_reads_off_what_the_checkers_said(tmp_path, monkeypatch, capsy
 @pytest.mark.parametrize("text, said", [("no JSON", "is no notebook; give files that end in .ipynb"), ("[]", "is no notebook"),
                                         ('{"cells": []}', "has no exercises; they are in lessons 01 to 16")])
 def test_what_cannot_be_graded_is_said(tmp_path, monkeypatch, capsys, text, said):
-    (tmp_path / "a.ipynb").write_text(text)
+    (tmp_path / "a.ipynb").write_text(text, encoding="utf-8")
     monkeypatch.setattr(sys, "argv", ["vit_helpers", "grade", str(tmp_path / "a.ipynb")])
     assert command_line.main() == 2
     assert said in capsys.readouterr().err

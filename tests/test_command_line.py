@@ -39,7 +39,7 @@ def test_train_writes_weights_and_facts_that_load(run, tmp_path):
     code, printed, complaints = run(*words)
     assert code == 0 and "Traceback" not in complaints
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["synthetic.json", "synthetic.pt"]
-    facts = json.loads((tmp_path / "out" / "synthetic.json").read_text())
+    facts = json.loads((tmp_path / "out" / "synthetic.json").read_text(encoding="utf-8"))
     assert (facts["epochs"], facts["seed"], facts["test_tiles"], facts["recipe"]["name"]) == (2, 3, 10, "good")
     assert facts["command"] == f"python -m vit_helpers {' '.join(map(str, words))}"
     assert "60 tiles, split 80/20 with seed 0" in facts["data"] and facts["split_seed"] == 0
@@ -64,7 +64,7 @@ def test_the_best_recipe_opens_the_test_tiles_once_and_keeps_some_for_validation
     words = ("train", "--source", "synthetic", "--recipe", "best", "--epochs", 2, "--report", "end", "--split-seed", 5,
              "--validation", "--out", tmp_path / "out")
     code, printed, _ = run(*words)
-    facts = json.loads((tmp_path / "out" / "synthetic.json").read_text())
+    facts = json.loads((tmp_path / "out" / "synthetic.json").read_text(encoding="utf-8"))
     assert code == 0 and facts["data"].endswith("split 60/20/20 with seed 5") and facts["recipe"]["name"] == "best"
     assert [len(tiles) for tiles in judged] == [10, 10, 10, 10] and facts["history"]["test_accuracy"] == []
     assert judged[0] is judged[1] and judged[2] is judged[3]          # one view, then eight; accuracy, then temperature
@@ -122,7 +122,7 @@ def test_errors_go_to_stderr_with_exit_code_2(run, tmp_path, words, message):
 
 
 def test_a_folder_that_cannot_be_written_is_noticed_before_training(run, monkeypatch, tmp_path):
-    (tmp_path / "file").write_text("")
+    (tmp_path / "file").write_text("", encoding="utf-8")
     monkeypatch.setattr(module, "fit", lambda *args, **kwargs: pytest.fail("trained for nothing"))
     code, _, complaints = run("train", "--source", "synthetic", "--out", tmp_path / "file" / "out")
     assert code == 2 and complaints.startswith("error: ") and str(tmp_path / "file") in complaints

@@ -118,7 +118,7 @@ def test_binder_installs_what_the_course_pins():
     parsed = {part.requirement for part in req_file.parse_requirements(str(folder / "requirements.txt"), session=PipSession())}
     pinned = set(re.findall(r"^(\S+==\S+.*|(?<=-e )\.)$", (ROOT / "requirements.txt").read_text(encoding="utf-8"), re.M))
     assert any(name.startswith("torch==") for name in pinned) and pinned <= parsed
-    version = re.fullmatch(r"python-3\.(\d+)", (folder / "runtime.txt").read_text().strip())
+    version = re.fullmatch(r"python-3\.(\d+)", (folder / "runtime.txt").read_text(encoding="utf-8").strip())
     assert int(version[1]) >= 10
 
 

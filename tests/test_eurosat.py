@@ -262,12 +262,12 @@ def test_missing_and_additional_tiles(members, tmp_path):
 # A cache that cannot be written; full and read-only disks are in test_faults.py
 
 def test_a_cache_folder_that_cannot_be_made(zipped, reference, monkeypatch, tmp_path):
-    (tmp_path / "file").write_text("a file is no folder")
+    (tmp_path / "file").write_text("a file is no folder", encoding="utf-8")
     monkeypatch.setenv("VIT_CACHE", str(tmp_path / "file" / "cache"))
     with pytest.warns(UserWarning, match=r"could not be kept in .*set VIT_CACHE to a folder"):
         tiles = load_tiles("eurosat", root=zipped)
     assert torch.equal(tiles.images, reference[0])
-    assert (tmp_path / "file").read_text() == "a file is no folder"
+    assert (tmp_path / "file").read_text(encoding="utf-8") == "a file is no folder"
 
 
 def test_a_cache_folder_without_write_permission(zipped, reference, monkeypatch, tmp_path):

@@ -297,7 +297,7 @@ def decode_slowly(folder, seconds):
     quick = eurosat._decode
 
     def slow(place):
-        with open(folder / "decodings", "a") as file:
+        with open(folder / "decodings", "a", encoding="utf-8") as file:
             file.write(f"{os.getpid()}\n")
         time.sleep(seconds)
         return quick(place)
@@ -310,7 +310,7 @@ def decode_slowly(folder, seconds):
 
 
 def decodings(folder):
-    return (folder / "decodings").read_text().split() if (folder / "decodings").exists() else []
+    return (folder / "decodings").read_text(encoding="utf-8").split() if (folder / "decodings").exists() else []
 
 
 def child_decode_together(folder, processes, locks):
@@ -437,12 +437,12 @@ def child_interrupt_command(folder):
     number = forked(command, folder, lambda source: few_tiles(), *words)
     wait_for((folder / "run.pt").exists)
     os.kill(number, signal.SIGINT)
-    assert ended(number) == 130 and (folder / "err").read_text() == "", (folder / "err").read_text()
-    assert (folder / "out").read_text().count("of 30 epochs; the model and the history so far are usable") == 1
+    assert ended(number) == 130 and (folder / "err").read_text("utf-8") == "", (folder / "err").read_text("utf-8")
+    assert (folder / "out").read_text(encoding="utf-8").count("of 30 epochs; the model and the history so far are usable") == 1
     done = torch.load(folder / "run.pt", weights_only=True)["history"]["loss"]
     assert 1 <= len(done) < 30 and not (folder / "synthetic.pt").exists()
-    assert ended(forked(command, folder, lambda source: few_tiles(), *words)) == 0, (folder / "err").read_text()
-    history = json.loads((folder / "synthetic.json").read_text())["history"]["loss"]
+    assert ended(forked(command, folder, lambda source: few_tiles(), *words)) == 0, (folder / "err").read_text(encoding="utf-8")
+    history = json.loads((folder / "synthetic.json").read_text(encoding="utf-8"))["history"]["loss"]
     assert len(history) == 30 and history[:len(done)] == [round(x, 4) for x in done]
     # While it reads the tiles, or at any other time, it ends with one line.
     os.environ["VIT_CACHE"] = str(folder / "cache")
@@ -452,7 +452,7 @@ def child_interrupt_command(folder):
     number = forked(command, folder, load_tiles, "train", "--source", "eurosat", "--out", str(folder))
     wait_for((folder / "reading").exists)
     os.kill(number, signal.SIGINT)
-    assert ended(number) == 130 and (folder / "err").read_text() == "interrupted\n", (folder / "err").read_text()
+    assert ended(number) == 130 and (folder / "err").read_text("utf-8") == "interrupted\n", (folder / "err").read_text("utf-8")
 
 
 @needs_posix

@@ -9,13 +9,14 @@ pytest.importorskip("pytest_randomly", reason="pytest-randomly is not installed:
 def test_a_seed_gives_an_order_and_the_same_one_again(tmp_path):
     file, order = tmp_path / "test_order.py", tmp_path / "order"
     file.write_text("import pytest\n\n\n@pytest.mark.parametrize('number', range(10))\ndef test_one(number):\n"
-                    f"    with open({str(order)!r}, 'a') as file:\n        file.write(str(number))\n    assert number != 3\n")
+                    f"    with open({str(order)!r}, 'a') as file:\n        file.write(str(number))\n    assert number != 3\n",
+                    encoding="utf-8")
     words = ["-o", "addopts=", f"--rootdir={tmp_path}", str(file)]
     for seed in (1, 2, 1):
         passed, seconds = flakes.suite(seed, words)
         assert len(passed) == 10 and [name.rpartition("::")[2] for name, good in passed.items() if not good] == ["test_one[3]"]
         assert seconds > 0
-    first, second, third = (order.read_text()[i:i + 10] for i in (0, 10, 20))
+    first, second, third = (order.read_text(encoding="utf-8")[i:i + 10] for i in (0, 10, 20))
     assert first == third != second and sorted(first) == sorted(second) == sorted("0123456789")
 
 

@@ -149,7 +149,7 @@ def bare(tmp_path):
             if "vit_helpers" not in path.name and not (seen / path.name).exists():
                 (seen / path.name).symlink_to(path)
     packages = next(home.rglob("site-packages"))
-    (packages / "seen.pth").write_text(str(seen))
+    (packages / "seen.pth").write_text(str(seen), encoding="utf-8")
     python = home / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PIP_", "PYTHON", "EUROSAT_"))}
     environment |= {"PIP_NO_INDEX": "1", "PIP_LOG": str(tmp_path / "pip.log"), "PIP_CONFIG_FILE": os.devnull,

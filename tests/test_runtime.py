@@ -117,23 +117,23 @@ def test_an_imported_ipykernel_is_not_yet_a_notebook(monkeypatch, capsys):
 def test_written_whole_replaces_at_the_end_only(tmp_path):
     path = tmp_path / "new" / "folder" / "file"
     with written_whole(path) as temporary:
-        temporary.write_text("first")
+        temporary.write_text("first", encoding="utf-8")
         assert not path.exists()
-    assert path.read_text() == "first"
+    assert path.read_text(encoding="utf-8") == "first"
     with written_whole(path) as temporary:
-        temporary.write_text("second")
-        assert path.read_text() == "first"
-    assert path.read_text() == "second" and list(path.parent.iterdir()) == [path]
+        temporary.write_text("second", encoding="utf-8")
+        assert path.read_text(encoding="utf-8") == "first"
+    assert path.read_text(encoding="utf-8") == "second" and list(path.parent.iterdir()) == [path]
 
 
 @pytest.mark.parametrize("failure", [OSError(28, "No space left on device"), KeyboardInterrupt()])
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, failure):
     path = tmp_path / "file"
-    path.write_text("old")
+    path.write_text("old", encoding="utf-8")
     with pytest.raises(type(failure)), written_whole(path) as temporary:
-        temporary.write_text("half")
+        temporary.write_text("half", encoding="utf-8")
         raise failure
-    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+    assert path.read_text(encoding="utf-8") == "old" and list(tmp_path.iterdir()) == [path]
 
 
 # Importing

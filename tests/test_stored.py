@@ -31,7 +31,7 @@ def tree(tiles, tmp_path_factory):
         path = root / "deep" / tiles.classes[label] / f"{i:02}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image.permute(1, 2, 0).numpy()).save(path)
-    (root / "deep" / "notes.txt").write_text("no picture")
+    (root / "deep" / "notes.txt").write_text("no picture", encoding="utf-8")
     return root
 
 
@@ -195,7 +195,7 @@ def test_a_packed_folder_that_is_not_whole_is_refused(tree, damage, small_files,
         case "no facts":
             (folder / "tiles.json").unlink()
         case "other facts":
-            (folder / "tiles.json").write_text("[1]")
+            (folder / "tiles.json").write_text("[1]", encoding="utf-8")
         case "no labels":
             (folder / "labels.npy").unlink()
         case "short labels":

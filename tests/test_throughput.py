@@ -192,7 +192,7 @@ def test_the_command_prints_tables_and_writes_json(tmp_path):
     out = tmp_path / "new" / "numbers.json"
     done = subprocess.run([sys.executable, throughput.__file__, *words, str(out)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    results = json.loads(out.read_text())
+    results = json.loads(out.read_text(encoding="utf-8"))
     assert list(results) == ["peers", "pipeline", "growth"]
     peers, pipeline, growth = (section["result"] for section in results.values())
     rows = peers + pipeline["rows"] + growth["data"]

@@ -36,7 +36,7 @@ def pretrained_facts(name="auto"):
     known = sorted(path.stem for path in WEIGHTS.glob("*.json"))
     if name not in known:
         raise ValueError(f"no shipped weights are named {name!r}; choose {' or '.join(map(repr, known))}")
-    return json.loads((WEIGHTS / f"{name}.json").read_text())
+    return json.loads((WEIGHTS / f"{name}.json").read_text(encoding="utf-8"))
 
 
 def measured(name):
@@ -44,7 +44,7 @@ def measured(name):
 
     See tests/benchmarks/ for what there is. Raises ValueError for any other name.
     """
-    everything = json.loads(MEASURED.read_text())
+    everything = json.loads(MEASURED.read_text(encoding="utf-8"))
     if not isinstance(name, str) or name not in everything:
         raise ValueError(f"nothing measured is named {name!r}; choose {' or '.join(map(repr, everything))}")
     return everything[name]
@@ -59,7 +59,7 @@ def save_pretrained(name, model, facts, folder=WEIGHTS, dtype=None):
         torch.save({key: value.to("cpu", dtype) for key, value in model.state_dict().items()}, temporary)
     with written_whole(Path(folder) / f"{name}.json") as temporary:
         config = getattr(model, "encoder", model).config
-        temporary.write_text(json.dumps({"name": name, "model": config, **facts}, indent=2) + "\n")
+        temporary.write_text(json.dumps({"name": name, "model": config, **facts}, indent=2) + "\n", encoding="utf-8")
 
 
 # torchvision's names, and ours, which are timm's. The inner ones stand behind "encoder.layers.encoder_layer_3.".

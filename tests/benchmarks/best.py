@@ -24,9 +24,9 @@ from vit_helpers.pretrained import WEIGHTS
 def train(words, folder, threads):
     """Run `python -m vit_helpers train` with `words`, writing to `folder`; returns the facts about the weights."""
     words = [sys.executable, "-m", "vit_helpers", *words, "--out", str(folder), "--checkpoint", str(folder / "run.pt")]
-    with open(folder / "log.txt", "w") as log:
+    with open(folder / "log.txt", "w", encoding="utf-8") as log:
         subprocess.run(words, env={**os.environ, "OMP_NUM_THREADS": str(threads)}, stdout=log, stderr=log, check=True)
-    return json.loads(next(folder.glob("*.json")).read_text())
+    return json.loads(next(folder.glob("*.json")).read_text(encoding="utf-8"))
 
 
 def main():
@@ -57,7 +57,7 @@ def main():
             shutil.copy(folder / f"{fact['name']}.pt", args.weights)
             # The command that makes them where they are shipped, not in this run's folder.
             shipped = {**fact, "command": "python -m vit_helpers " + " ".join(words)}
-            (Path(args.weights) / f"{fact['name']}.json").write_text(json.dumps(shipped, indent=2) + "\n")
+            (Path(args.weights) / f"{fact['name']}.json").write_text(json.dumps(shipped, indent=2) + "\n", encoding="utf-8")
     kept = ("data", "seed", "test_accuracy", "test_accuracy_8_views", "validation_accuracy")
     rows = [{**{key: fact[key] for key in kept if key in fact}, "seconds": round(sum(fact["history"]["seconds"]), 1),
              "train_accuracy": fact["history"]["train_accuracy"][-1]} for fact in facts]

@@ -33,7 +33,8 @@ def made_up(folder, gigabytes):
     count = int(gigabytes * 1e9 / BYTES) + 1
     shards = vit_helpers.stored._Shards(folder, count, (3, 64, 64))
     np.save(folder / "labels.npy", np.arange(count) % 10)
-    (folder / "tiles.json").write_text(json.dumps({"classes": list("abcdefghij"), "size": 64, "rows": shards.rows}))
+    facts = {"classes": list("abcdefghij"), "size": 64, "rows": shards.rows}
+    (folder / "tiles.json").write_text(json.dumps(facts), encoding="utf-8")
     model = VisionTransformer(**GOOD.model, depth=1, embed_dim=16, num_heads=2, mlp_dim=16)
     fit(model, StoredTiles(folder).select(torch.arange(2000)), epochs=0.1)           # what torch itself needs
     before = peak_memory_of("self")

@@ -116,7 +116,7 @@ def main():
         if path.stem in (args.name or [path.stem]):
             facts = run(path)
             print(f"{path.stem}: {facts['minutes']} minutes, {facts['peak_mb']} MB", flush=True)
-            known = json.loads(MEASURED.read_text()).get("lessons", {}).get("notebooks", {})
+            known = json.loads(MEASURED.read_text(encoding="utf-8")).get("lessons", {}).get("notebooks", {})
             record("lessons", {"what": "Run from top to bottom in the lesson budget, each for itself.",
                                "command": "python tests/benchmarks/lessons.py",
                                "notebooks": dict(sorted({**known, path.stem: facts}.items()))})

@@ -17,7 +17,7 @@ from vit_helpers.runtime import written_whole
 def machine(device=None):
     """What the numbers depend on besides the code, as a dict."""
     device = pick_device(device)
-    facts = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    facts = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines() if Path("/proc/cpuinfo").exists() else []
     names = [line.split(":", 1)[1].strip() for line in facts if line.startswith("model name")]
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
     return dict(cpu=names[0] if names else platform.processor() or platform.machine(), cores=os.cpu_count(),
@@ -46,14 +46,14 @@ def peak_memory_of(process):
     status = Path(f"/proc/{process}/status")
     if not status.exists():
         return None
-    line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+    line = next(line for line in status.read_text(encoding="utf-8").splitlines() if line.startswith("VmHWM"))
     return int(line.split()[1]) * 1024
 
 
 def record(name, facts, path=None):
     """Put `facts` (a dict that JSON can hold) under `name` into the file, with this command and machine beside them."""
     path = Path(path or MEASURED)
-    everything = json.loads(path.read_text()) if path.exists() else {}
+    everything = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     words = list(sys.argv[1:])
     for place in ("--out", "--folder"):              # where files went on this machine is of no use on another
         if place in words:
@@ -62,4 +62,4 @@ def record(name, facts, path=None):
     command = shlex.join(["python", f"tests/benchmarks/{Path(sys.argv[0]).name}", *words])
     everything[name] = {"command": command, "machine": machine(), **facts}
     with written_whole(path) as temporary:
-        temporary.write_text(json.dumps(everything, indent=1) + "\n")
+        temporary.write_text(json.dumps(everything, indent=1) + "\n", encoding="utf-8")

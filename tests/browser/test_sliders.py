@@ -52,11 +52,11 @@ def server(tmp_path_factory, browser):
     for name, values in SETTINGS.items():
         file = folder / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(values))
+        file.write_text(json.dumps(values), encoding="utf-8")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    log = (folder / "log").open("w")
+    log = (folder / "log").open("w", encoding="utf-8")
     process = subprocess.Popen(
         [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}",
          "--ServerApp.token=", "--ServerApp.password=", "--ServerApp.disable_check_xsrf=True",
@@ -69,7 +69,7 @@ def server(tmp_path_factory, browser):
             urllib.request.urlopen(f"{address}/api/status", timeout=2).close()
             break
         except OSError:
-            assert process.poll() is None and time.monotonic() < until, (folder / "log").read_text()
+            assert process.poll() is None and time.monotonic() < until, (folder / "log").read_text(encoding="utf-8")
             time.sleep(0.2)
     yield address
     process.terminate()

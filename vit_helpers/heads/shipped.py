@@ -23,7 +23,7 @@ def load_head(name, folder=FOLDER):
     """
     if not isinstance(name, str) or name not in HEADS:
         raise ValueError(f"no shipped head is named {name!r}; choose {' or '.join(map(repr, HEADS))}")
-    facts = json.loads((Path(folder) / f"{name}.json").read_text())
+    facts = json.loads((Path(folder) / f"{name}.json").read_text(encoding="utf-8"))
     model = HEADS[name](VisionTransformer(**facts["model"]))
     return load_weights(model, Path(folder) / f"{name}.pt").eval(), facts
 
