@@ -294,7 +294,7 @@ def test_a_teacher_reads_off_what_the_checkers_said(tmp_path, monkeypatch, capsy
 
 
 @pytest.mark.parametrize("text, said", [("no JSON", "is no notebook; give files that end in .ipynb"), ("[]", "is no notebook"),
-                                        ('{"cells": []}', "has no exercises; they are in lessons 01 to 16")])
+                                        ('{"cells": []}', "has no exercises; they are in lessons 01 to 17")])
 def test_what_cannot_be_graded_is_said(tmp_path, monkeypatch, capsys, text, said):
     (tmp_path / "a.ipynb").write_text(text, encoding="utf-8")
     monkeypatch.setattr(sys, "argv", ["vit_helpers", "grade", str(tmp_path / "a.ipynb")])

@@ -18,7 +18,7 @@ KNOWN_TAGS = {"nbval-ignore-output", "exercise", "solution", "slider"}
 COURSE = ["00_start_here", "01_eurosat_data", "02_patches", "03_patch_embeddings", "04_positional_encoding",
           "05_self_attention", "06_encoder", "07_vision_transformer", "08_training", "09_evaluation",
           "10_attention_maps", "11_what_matters", "12_pretrained", "13_segmentation", "14_detection", "15_video",
-          "16_generation"]
+          "16_generation", "17_scaling"]
 
 
 @pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
