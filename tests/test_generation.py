@@ -96,6 +96,11 @@ def test_the_loss_ignores_visible_patches():
     assert (predicted.grad[~hidden] == 0).all() and (predicted.grad[hidden] != 0).any()
 
 
+def test_hidden_patches_are_told_apart_by_their_places():
+    painted = MaskedAutoencoder(small()).eval()(torch.randn(1, 3, 8, 12), torch.tensor([[4, 1]]))[0, [0, 2, 3, 5]]
+    assert torch.cdist(painted, painted).fill_diagonal_(1).min() > 0.01
+
+
 def test_a_masked_autoencoder_learns():
     torch.manual_seed(0)
     model, random = MaskedAutoencoder(small()), seeded()
@@ -142,6 +147,19 @@ def test_with_gates_open_a_block_is_the_encoders_own():
     model.encoder.norm.register_forward_hook(lambda module, inputs, output: seen.append(output))
     model(images, torch.rand(2), torch.tensor([0, 1]))
     torch.testing.assert_close(seen[0], model.encoder.forward_features(images))
+
+
+def test_steering_is_scale_shift_and_gate_twice_and_scale_and_shift_at_the_end():
+    model = DiffusionTransformer(small(depth=1)).eval()
+    told = 0.5 * torch.randn(6, 16)
+    model.modulation[0][1].bias.data, model.last[1].bias.data = told.flatten(), told[:2].flatten()
+    torch.nn.init.normal_(model.paint.weight)
+    images, (block,) = torch.randn(2, 3, 8, 12), model.encoder.blocks
+    x = model.encoder.embed(images)
+    x = x + told[2] * block.attn(block.norm1(x) * (1 + told[0]) + told[1])
+    x = x + told[5] * block.mlp(block.norm2(x) * (1 + told[3]) + told[4])
+    wanted = model.paint(model.encoder.norm(x) * (1 + told[0]) + told[1])
+    torch.testing.assert_close(patchify(model(images, torch.rand(2), torch.tensor([0, 1])), 4), wanted)
 
 
 def test_a_class_that_does_not_exist_is_refused_in_training_too():

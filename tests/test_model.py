@@ -21,6 +21,7 @@ from vit_helpers import (
     sincos_positions,
     unpatchify,
 )
+from vit_helpers.cnn import SmallCNN
 
 close = dict(atol=1e-5, rtol=1e-4)
 SMALL = dict(img_size=(16, 24), patch_size=8, embed_dim=32, depth=2, num_heads=4, mlp_dim=48, dropout=0.0)
@@ -478,3 +479,17 @@ def test_the_forward_pass_is_made_of_its_parts():
         x = block(x)
     assert torch.allclose(model.forward_head(model.norm(x)), model(images), atol=1e-6)
     assert model.pooled(x).shape == (2, 16) and torch.equal(model.pooled(x), x[:, 0])
+
+
+# The convolutional network that lesson 11 compares it with
+
+def test_the_cnn_halves_the_image_once_in_each_of_its_four_stages():
+    model = SmallCNN().eval()
+    assert round(sum(p.numel() for p in model.parameters()) / 1e6, 2) == 0.58
+    images, sides = torch.randn(2, 3, 64, 64), []
+    x, (*convolutions, _, _, head) = images, model
+    for layer in convolutions:
+        x = layer(x)
+        sides += [x.shape[2]] if isinstance(layer, nn.ReLU) else []
+    assert sides == [32, 32, 16, 16, 8, 8, 4, 4]
+    torch.testing.assert_close(model(images), head(x.mean(dim=(2, 3))), **close)

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 from matplotlib import colormaps
-from matplotlib.colors import to_hex, to_rgb
+from matplotlib.colors import to_hex, to_rgb, to_rgba
 from matplotlib.text import Text
 from PIL import Image
 
 from vit_helpers import CLASSES, normalize, patch_evidence, plotting, predict, sincos_positions
+from vit_helpers.plotting.base import COLORS
 from vit_helpers.plotting.land import LAND
 
 RANDOM = torch.Generator().manual_seed(0)
@@ -111,6 +112,7 @@ def test_patch_lines_frame_and_number_the_patches_in_reading_order():
     assert across == [[[-0.5, y], [23.5, y]] for y in (-0.5, 7.5, 15.5)]             # 0.5: the edge of a pixel
     assert down == [[[x, -0.5], [x, 15.5]] for x in (-0.5, 7.5, 15.5, 23.5)]
     assert texts(axis) == ["0", "1", "2", "3", "4", "5"]
+    assert [text.get_position() for text in axis.texts[:4]] == [(3.5, 3.5), (11.5, 3.5), (19.5, 3.5), (3.5, 11.5)]
     assert axis.texts[5].get_position() == (19.5, 11.5)      # the middle of the last patch
     assert texts(plotting.patch_lines(image, 8, numbers=False).axes[0]) == []
 
@@ -195,6 +197,7 @@ def test_predictions_show_the_three_most_probable_classes():
     assert [bar.get_width() for bar in chart.patches] == pytest.approx([0.6, 0.3, 0.1])
     assert texts(chart) == ["b 60%", "d 30%", "a 10%"] and texts(other)[:2] == ["a 70%", "c 20%"]
     assert not chart.patches[0].get_hatch() and other.patches[0].get_hatch()         # a wrong answer is hatched
+    assert [bar.patches[0].get_facecolor() for bar in (chart, other)] == [to_rgba(color) for color in COLORS[:2]]
     assert "b predicted b (60%), c predicted a (70%)" in picture.alt
 
 
