@@ -257,8 +257,9 @@ METHODS = {"rollout": lambda model, images, labels: on_patches(attention_rollout
            "evidence": lambda model, images, labels: patch_evidence(model, images)[range(100), :, labels].unflatten(1, (4, 4))}
 
 
-# By chance one of 16. What training finds differs between versions of torch: with 2.9, gradient rollout with mean pooling found
-# 89 to 100 %, with the newest more than 95 %. A lesson shows why evidence needs a model whose blocks do not carry the message elsewhere.
+# By chance one of 16. Training ends differently with each version of torch: with 2.9, gradient rollout and mean pooling
+# found 89 % here, and up to 100 % with other seeds. A lesson shows why evidence needs a model whose blocks do not carry the
+# message elsewhere.
 @pytest.mark.parametrize(("name", "method", "at_least"), [
     ("mean", "rollout", 0.7), ("mean", "gradient rollout", 0.8), ("cls", "rollout", 0.7), ("cls", "gradient rollout", 0.4),
     ("no blocks", "evidence", 0.95)])

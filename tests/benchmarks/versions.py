@@ -1,0 +1,80 @@
+"""Runs all tests with the lowest or the newest versions that pyproject.toml allows, and keeps what came of it.
+
+    python tests/benchmarks/versions.py lowest --python 3.10 [PYTEST'S WORDS ...]
+
+Needs uv, which makes the virtual environment. Each run replaces the one of the same versions and Python; README shows them all.
+"""
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import tempfile
+from pathlib import Path
+from time import perf_counter
+from xml.etree import ElementTree
+
+from record import record
+
+from vit_helpers.pretrained import MEASURED
+
+ROOT = Path(__file__).parents[2]
+RESOLUTION = {"lowest": "lowest-direct", "newest": "highest"}
+SHOWN = ("torch", "torchvision", "numpy", "scipy", "pillow", "matplotlib", "ipywidgets", "jupyterlab", "timm", "pytest")
+
+
+def counts(report):
+    """How many tests a JUnit report tells of: a dict of passed, skipped and failed (errors too)."""
+    suite = next(ElementTree.parse(report).iter("testsuite"))
+    total, skipped, failed, broken = (int(suite.get(name)) for name in ("tests", "skipped", "failures", "errors"))
+    return {"passed": total - skipped - failed - broken, "skipped": skipped, "failed": failed + broken}
+
+
+def run(versions, wanted, words, folder):
+    """All tests in an environment of its own in `folder`: a dict of versions, counts and seconds."""
+    uv = ["uv", "pip", "install", "--python", str(folder), "--no-config", "--resolution", RESOLUTION[versions]]
+    subprocess.run(["uv", "venv", "--no-config", "--python", wanted, str(folder)], check=True)
+    subprocess.run([*uv, "-e", ".[course,test]"], cwd=ROOT, check=True)
+    binaries, report = folder / ("Scripts" if os.name == "nt" else "bin"), folder / "report.xml"
+    environment = {**os.environ, "PATH": f"{binaries}{os.pathsep}{os.environ['PATH']}", "VIRTUAL_ENV": str(folder)}
+    started = perf_counter()
+    python = str(binaries / "python")
+    subprocess.run([python, "-m", "pytest", f"--junitxml={report}", *words], cwd=ROOT, env=environment)
+    seconds = perf_counter() - started
+    code = f"import importlib.metadata as m, json; print(json.dumps({{name: m.version(name) for name in {SHOWN}}}))"
+    packages = json.loads(subprocess.check_output([python, "-c", code]))
+    return {"versions": versions, "python": wanted, "system": platform.system(), **counts(report), "seconds": round(seconds),
+            "words": words, "packages": packages}
+
+
+def table(rows):
+    """The runs as README shows them, in Markdown."""
+    heads = ["versions", "Python", "torch", "torchvision", "NumPy", "Matplotlib", "Pillow", "passed", "skipped", "failed",
+             "minutes"]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for row in rows:
+        packages = [row["packages"][name].partition("+")[0] for name in map(str.lower, heads[2:7])]
+        cells = [row["versions"], row["python"], *packages, f"{row['passed']:,}", row["skipped"], row["failed"],
+                 f"{row['seconds'] / 60:.0f}"]
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    return "\n".join(lines)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("versions", choices=RESOLUTION)
+    parser.add_argument("--python", required=True, help="such as 3.10, or the path of one")
+    args, words = parser.parse_known_args()
+    with tempfile.TemporaryDirectory() as place:
+        row = run(args.versions, args.python, words, Path(place) / "venv")
+    known = json.loads(MEASURED.read_text(encoding="utf-8")).get("environments", {"rows": []})["rows"]
+    rows = [other for other in known if (other["versions"], other["python"]) != (row["versions"], row["python"])] + [row]
+    rows.sort(key=lambda row: (row["versions"], row["python"]))
+    record("environments", {"what": "All tests, each with virtual environments of their own.", "rows": rows,
+                            "command": "python tests/benchmarks/versions.py VERSIONS --python PYTHON"})
+    print(table(rows))
+
+
+if __name__ == "__main__":
+    main()
