@@ -42,9 +42,10 @@ def run(versions, wanted, words, folder):
     python = str(binaries / "python")
     subprocess.run([python, "-m", "pytest", f"--junitxml={report}", *words], cwd=ROOT, env=environment)
     seconds = perf_counter() - started
+    version = subprocess.check_output([python, "-c", "import sys; print('%d.%d' % sys.version_info[:2])"], text=True).strip()
     code = f"import importlib.metadata as m, json; print(json.dumps({{name: m.version(name) for name in {SHOWN}}}))"
     packages = json.loads(subprocess.check_output([python, "-c", code]))
-    return {"versions": versions, "python": wanted, "system": platform.system(), **counts(report), "seconds": round(seconds),
+    return {"versions": versions, "python": version, "system": platform.system(), **counts(report), "seconds": round(seconds),
             "words": words, "packages": packages}
 
 
