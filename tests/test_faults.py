@@ -116,19 +116,16 @@ def child_kill_writers(folder, kills):
     torch.set_num_threads(1)
     path, chance, seen = Path(folder) / "run.pt", random.Random(0), {"old": 0, "new": 0, "left": 0}
     model, optimizer, history = a_run(0)
-    seconds, there = [], 0                                   # of one write; the number in the file
-    for _ in range(3):
-        started = time.perf_counter()
-        save_checkpoint(path, model, [optimizer], history=history)
-        seconds.append(time.perf_counter() - started)
+    save_checkpoint(path, model, [optimizer], history=history)
+    there, span = 0, 0.05                                    # the number in the file; the longest delay, in seconds
     for kill in range(1, int(kills) + 1):
         before, (listen, speak) = parts(folder), os.pipe()
         writer = forked(write_for_ever, path, model, optimizer, history, 1000 * kill, speak)
         os.close(speak)
         begun = [int.from_bytes(os.read(listen, 4), "big")]  # the first write of this process begins
-        time.sleep(chance.uniform(0, 2) * min(seconds))
+        time.sleep(chance.uniform(0, span))
         os.kill(writer, signal.SIGKILL)
-        assert ended(writer) == -signal.SIGKILL
+        assert (code := ended(writer)) == -signal.SIGKILL, code
         while said := os.read(listen, 4):                    # those that it began since
             begun.append(int.from_bytes(said, "big"))
         os.close(listen)
@@ -138,7 +135,9 @@ def child_kill_writers(folder, kills):
         assert there in (old, new), f"{there} is neither {old} nor {new}"
         state = [*model.parameters(), *(optimizer.state[value]["exp_avg"] for value in model.parameters())]
         assert all((value == there).all() for value in state)
-        seen["new" if there == new else "old"] += 1
+        whole = "new" if there in begun else "old"           # whether this process brought a write to its end
+        seen[whole] += 1
+        span *= 0.9 if whole == "new" else 1.1               # so that half of them do, however busy the machine is
         seen["left"] += parts(folder) != before
     # An hour later the next write clears away what the dead ones left, and leaves alone what a living one is writing.
     for name in parts(folder):
