@@ -1,5 +1,6 @@
 """The shipped weights: they load without a network, their facts are complete, and they reach what the facts say."""
 
+import hashlib
 import shlex
 import time
 import urllib.error
@@ -112,11 +113,12 @@ def test_weights_that_are_saved_load_again(monkeypatch, tmp_path):
     module.save_pretrained("mine", model, {"seed": 3}, tmp_path)
     images = torch.randn(2, 3, 16, 16)
     assert torch.equal(load_pretrained("mine")(images), model(images))
-    assert pretrained_facts("mine") == {"name": "mine", "model": model.config, "seed": 3}
+    assert pretrained_facts("mine") == {"name": "mine", "model": model.config, "seed": 3, "sha256": hashlib.sha256(
+        (tmp_path / "mine.pt").read_bytes()).hexdigest()}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine.json", "mine.pt"]
     module.save_pretrained("mine", VisionTransformer(depth=1), {}, tmp_path)         # weights and facts that do not match
     torch.save(model.state_dict(), tmp_path / "mine.pt")
-    with pytest.raises(ValueError, match="belong to another model"):
+    with pytest.raises(ValueError, match="it was damaged or replaced"):
         load_pretrained("mine")
 
 

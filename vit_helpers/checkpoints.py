@@ -1,5 +1,6 @@
 """Checkpoints: everything that an interrupted training needs to go on, and weights that are checked before use."""
 
+import hashlib
 import io
 from collections.abc import Mapping
 from dataclasses import asdict, fields
@@ -107,16 +108,20 @@ def _fitting_model(weights):
     return "VisionTransformer(" + ", ".join(f"{name}={value!r}" for name, value in facts.items()) + ")" + places
 
 
-def load_weights(model, weights):
+def load_weights(model, weights, sha256=None):
     """Put weights into `model`, all of them or none: a state dict, or the path of a file that holds one. Returns the model.
 
     Files are read with weights_only=True, so that they cannot run anything. Names are the course's, which are timm's; for
-    torchvision's names pass from_torchvision(weights). Raises FileNotFoundError, and ValueError for a file or a dict that is
-    no plain state dict, or for missing, extra or wrongly shaped entries, each named; then the model is as it was.
+    torchvision's names pass from_torchvision(weights). sha256: the checksum that the file must have, if any.
+    Raises FileNotFoundError, and ValueError for another checksum, for a file or a dict that is no plain state dict, or for
+    missing, extra or wrongly shaped entries, each named; then the model is as it was.
     """
     where = "the state dict"
     if isinstance(weights, (str, Path)):
         where = str(weights)
+        if sha256 and (found := hashlib.sha256(Path(where).read_bytes()).hexdigest()) != sha256:
+            raise ValueError(f"{where} has the checksum {found[:12]}... instead of {sha256[:12]}...: it was damaged or "
+                             "replaced; fetch it again, or make it again with the command in the .json file beside it")
         weights = _read(where, f"{where} is not a plain state dict that can be read safely; write one with "
                                "torch.save(model.state_dict(), path)")
     if not isinstance(weights, Mapping) or not weights or not all(map(torch.is_tensor, weights.values())):

@@ -48,6 +48,8 @@ def upright(file, name):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)          # the limit is checked below
             with Image.open(file) as image:
+                if image.format == "EPS":            # a program, which Pillow would give to Ghostscript to run
+                    raise ValueError(f"{name} is PostScript, which is not read; use PNG, JPEG, TIFF, WebP, GIF or BMP")
                 if image.width * image.height > MOST_PIXELS:
                     raise ValueError(f"{name} has {image.width:,} x {image.height:,} pixels; {MOST_PIXELS:,} are the most, "
                                      "save a smaller version")

@@ -1,6 +1,7 @@
 """Trained weights: those the course ships, and those of torchvision and timm in the course's own class."""
 
 import contextlib
+import hashlib
 import io
 import json
 import re
@@ -10,7 +11,7 @@ from pathlib import Path
 import torch
 
 from . import arguments
-from .checkpoints import load_weights
+from .checkpoints import load_weights, write_tensors
 from .model import VisionTransformer
 from .runtime import by_budget, eval_mode, patiently, written_whole
 
@@ -27,7 +28,7 @@ def load_pretrained(name="auto"):
     Raises ValueError for any other name.
     """
     facts = pretrained_facts(name)
-    return load_weights(VisionTransformer(**facts["model"]), WEIGHTS / f"{facts['name']}.pt").eval()
+    return load_weights(VisionTransformer(**facts["model"]), WEIGHTS / f"{facts['name']}.pt", facts.get("sha256")).eval()
 
 
 def pretrained_facts(name="auto"):
@@ -55,11 +56,13 @@ def save_pretrained(name, model, facts, folder=WEIGHTS, dtype=None):
 
     dtype: what the numbers are rounded to, such as torch.float16 for half of the size; by default they stay as they are.
     """
-    with written_whole(Path(folder) / f"{name}.pt") as temporary:
-        torch.save({key: value.to("cpu", dtype) for key, value in model.state_dict().items()}, temporary)
+    file = Path(folder) / f"{name}.pt"
+    write_tensors(file, {key: value.to("cpu", dtype) for key, value in model.state_dict().items()})
+    facts = {**facts, "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}       # load_weights looks at it
     with written_whole(Path(folder) / f"{name}.json") as temporary:
         config = getattr(model, "encoder", model).config
-        temporary.write_text(json.dumps({"name": name, "model": config, **facts}, indent=2) + "\n", encoding="utf-8")
+        known = {"name": name, "model": config, **facts}
+        temporary.write_text(json.dumps(known, indent=2, default=int) + "\n", encoding="utf-8")
 
 
 # torchvision's names, and ours, which are timm's. The inner ones stand behind "encoder.layers.encoder_layer_3.".

@@ -25,7 +25,7 @@ def load_head(name, folder=FOLDER):
         raise ValueError(f"no shipped head is named {name!r}; choose {' or '.join(map(repr, HEADS))}")
     facts = json.loads((Path(folder) / f"{name}.json").read_text(encoding="utf-8"))
     model = HEADS[name](VisionTransformer(**facts["model"]))
-    return load_weights(model, Path(folder) / f"{name}.pt").eval(), facts
+    return load_weights(model, Path(folder) / f"{name}.pt", facts.get("sha256")).eval(), facts
 
 
 def save_head(name, model, facts, folder=FOLDER):
