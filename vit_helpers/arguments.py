@@ -4,6 +4,7 @@ Each function takes arguments by their names and returns nothing: `whole(1, dept
 """
 
 import math
+from collections.abc import Mapping
 from numbers import Integral, Real
 
 import torch
@@ -168,6 +169,45 @@ def function(**values):
             raise TypeError(f"{name} must be a function, not {told(value)}")
 
 
+def numbers(**values):
+    """Each value, numbers in a row, as a NumPy array float64 (M,); one of them alone. All must be equally many.
+
+    Raises TypeError or ValueError for what is no row of numbers, and for rows of different lengths.
+    """
+    rows, count = [], None
+    for name, value in values.items():
+        plain = torch.is_tensor(value) or isinstance(value, (str, bytes)) or hasattr(value, "shape")
+        value = value if plain or not hasattr(value, "__iter__") else list(value)
+        row = array(**{name: value})
+        tensor("M", **{name: row}) if row.numel() else None
+        if row.is_complex() or row.ndim != 1 or len(row) != (len(row) if count is None else count):
+            raise ValueError(f"{name} must be {'' if count is None else count} numbers in a row, not {told(row)}")
+        count = len(row)
+        rows.append(row.detach().cpu().double().numpy())
+    return rows if len(rows) > 1 else rows[0]
+
+
+def as_many(count, /, **values):
+    """Raise TypeError or ValueError unless each value is a list of `count` things, or None."""
+    for name, value in values.items():
+        if value is None:
+            continue
+        if isinstance(value, (str, bytes)) or not hasattr(value, "__len__") or isinstance(value, type):
+            raise TypeError(f"{name} must be a list of {count}, not {told(value)}")
+        if getattr(value, "shape", (1,)) == () or len(value) != count:
+            many = told(value) if hasattr(value, "shape") else f"{len(value)}: {told(value)}"
+            raise ValueError(f"{name} must be {count} in number, not {many}")
+
+
+def named(**values):
+    """Raise TypeError or ValueError unless each value is a dict with at least one name."""
+    for name, value in values.items():
+        if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+            raise TypeError(f"{name} must be a dict of names and values, not {told(value)}")
+        if not value:
+            raise ValueError(f"{name}={value} is empty; give at least one")
+
+
 def names(count, /, **values):
     """Raise TypeError or ValueError unless each value is a list of `count` texts (None for any number)."""
     for name, value in values.items():
@@ -175,3 +215,9 @@ def names(count, /, **values):
             raise TypeError(f"{name} must be a list of texts, not {told(value)}")
         if count is not None and len(value) != count:
             raise ValueError(f"{name} must be {count} texts, not {len(value)}: {told(value)}")
+
+
+def study(value, what):
+    """Raise TypeError unless this is what `measured(what)` gives."""
+    if not isinstance(value, dict) or not value.get("rows") or what not in value["rows"][0]:
+        raise TypeError(f"study must be what measured({what!r}) gives, not {told(value)}")

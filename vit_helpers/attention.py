@@ -164,7 +164,7 @@ def deletion_and_insertion(model, images, relevance, targets=None, points=9):
     pixels stand in for them. relevance: (B, rows, columns). Petsiuk et al. 2018, "RISE". Raises ValueError for other shapes.
     """
     _check(model, images)
-    arguments.tensor("B rows columns", relevance=relevance)
+    arguments.tensor("B rows columns", "float", relevance=relevance)
     arguments.no_nan(relevance=relevance)
     arguments.whole(1, points=points)
     if relevance.shape != (len(images), *model.grid):
@@ -188,7 +188,7 @@ def area(shown, curve):
 
     Raises ValueError for fewer than two points, which have no width.
     """
-    arguments.tensor("points", shown=shown)
+    arguments.tensor("points", "whole", shown=shown)
     arguments.tensor(f"B {len(shown)}", "float", curve=curve)
     if len(shown) < 2:
         raise ValueError(f"{len(shown)} point has no area below it; give at least 2")

@@ -31,6 +31,14 @@ class Labelled(torch.utils.data.Dataset):
     def __len__(self):
         return len(self.labels)
 
+    def numbers(self, index):
+        """The numbers of some tiles, a tensor or a list, as int64 (M,). Raises TypeError or ValueError for others."""
+        index = arguments.array(index=index)
+        index = index if index.numel() else index.long()     # an empty list becomes a float tensor
+        arguments.tensor("n", "whole", index=index)
+        arguments.in_range(0, len(self) - 1, index=index)
+        return index.long().to(self.labels.device)
+
     def _shuffled_by_class(self, seed):
         # RandomState, not default_rng: NumPy promises that its numbers never change, on any machine.
         random, labels = np.random.RandomState(seed), self.labels.cpu().numpy()
@@ -98,11 +106,7 @@ class Tiles(Labelled):
 
     def select(self, index):
         """The tiles at `index` (int64 (M,)), as new Tiles."""
-        index = arguments.array(index=index)
-        index = index if index.numel() else index.long()     # an empty list becomes a float tensor
-        arguments.tensor("n", "whole", index=index)
-        arguments.in_range(0, len(self) - 1, index=index)
-        index = index.long().to(self.labels.device)
+        index = self.numbers(index)
         return Tiles(self.images.index_select(0, index), self.labels[index], self.classes, self.source)
 
     def resized(self, size):

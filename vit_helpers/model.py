@@ -92,8 +92,8 @@ def interpolate_positions(positions, old_grid, new_grid):
     arguments.grid(old_grid=old_grid, new_grid=new_grid)
     prefix = positions.shape[1] - old_grid[0] * old_grid[1]      # 1 with a CLS token, else 0
     if prefix not in (0, 1):
-        raise ValueError(f"{positions.shape[1]} positions are not those of a grid of {old_grid[0]} x {old_grid[1]}, with or "
-                         f"without a CLS row; old_grid={tuple(old_grid)} must fit them")
+        raise ValueError(f"positions {tuple(positions.shape)} are not those of old_grid={tuple(old_grid)}, with or without a "
+                         "CLS row; give the grid that they were made for")
     image = positions[:, prefix:].transpose(1, 2).reshape(1, -1, *old_grid)          # (1, D, rows, columns)
     kind = torch.promote_types(image.dtype, torch.float32)       # 16 bits are stretched in 32
     image = F.interpolate(image.to(kind), size=tuple(new_grid), mode="bicubic", antialias=True, align_corners=False)

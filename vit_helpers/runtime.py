@@ -31,8 +31,24 @@ def by_budget(*, smoke, lesson, full):
 
 
 def pick_device(device=None):
-    """The torch.device to use: the one asked for, else CUDA where there is one, else the CPU."""
-    return torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    """The torch.device to use: the one asked for, else CUDA where there is one, else the CPU.
+
+    Raises ValueError for one that is not here.
+    """
+    cuda = torch.cuda.is_available()
+    found = _device(("cuda" if cuda else "cpu") if device is None else device)
+    if (found.type == "meta" or (found.type == "mps" and not torch.backends.mps.is_available())
+            or (found.type == "cuda" and not (cuda and (found.index or 0) < max(1, torch.cuda.device_count())))):
+        raise ValueError(f"device={str(found)!r} is not on this machine; choose {'cpu or cuda' if cuda else 'cpu'}")
+    return found
+
+
+def _device(name):
+    """The torch.device of this name; ValueError where torch knows none."""
+    try:
+        return torch.device(name)
+    except (TypeError, ValueError, RuntimeError) as problem:
+        raise ValueError(f"device={name!r} is no device; choose 'cpu' or 'cuda'") from problem
 
 
 def has_fast_bf16(device):
@@ -40,10 +56,11 @@ def has_fast_bf16(device):
 
     On a CPU that takes bf16 instructions (AMX or AVX512-BF16 on x86); without them bf16 is emulated and slower.
     """
-    if torch.device(device).type == "cuda":
+    device = _device(device)
+    if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     units = getattr(torch.cpu, "get_capabilities", dict)()        # older releases of torch cannot tell: then float32
-    return torch.device(device).type == "cpu" and bool(units.get("amx_bf16") or units.get("avx512_bf16"))
+    return device.type == "cpu" and bool(units.get("amx_bf16") or units.get("avx512_bf16"))
 
 
 @contextmanager
@@ -129,18 +146,18 @@ def written_whole(path):
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
     # By age: whether process 7 lives cannot be told where several machines or containers write to one disk.
     for left in path.parent.glob(f".{escape(path.name)}.*.part"):
         with suppress(OSError):                      # another process was quicker
             if time.time() - left.stat().st_mtime > LEFT_BEHIND:
                 left.unlink()
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield temporary
         # Else a power cut could leave the new name with nothing in it yet. The folder needs no such care: without it the old
         # name may come back, which is whole.
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -95,8 +95,7 @@ class StoredTiles(Labelled):
 
     def select(self, index):
         """The tiles at `index` (int64 (M,)), as new StoredTiles; nothing is read."""
-        chosen, index = object.__new__(StoredTiles), torch.as_tensor(index, device=self.labels.device)
-        index = index if len(index) else index.long()
+        chosen, index = object.__new__(StoredTiles), self.numbers(index)
         chosen.__dict__.update(self.__getstate__(), labels=self.labels[index], index=self.index[index.cpu()])
         return chosen
 
@@ -196,8 +195,9 @@ def pack(source, folder, size=64, large="resize", seed=0, workers=0):
     """
     arguments.whole(1, 10_000, size=size)
     arguments.whole(0, 64, workers=workers)
+    arguments.whole(0, 2**32 - 1, seed=seed)
     arguments.one_of(("resize", "tile"), large=large)
-    folder = Path(folder)
+    folder, size, seed = Path(folder), int(size), int(seed)      # NumPy's numbers are none of JSON's
     if folder.exists():
         raise FileExistsError(f"{folder} is there already; choose a new folder, or delete it first")
     pictures = _Pictures(source, size, large)

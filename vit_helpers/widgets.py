@@ -10,7 +10,7 @@ import html
 import ipywidgets
 import torch
 
-from . import plotting
+from . import arguments, plotting
 from .data import normalize
 from .heads import generate, random_visible
 from .patches import patch_grid, patchify, unpatchify
@@ -65,6 +65,10 @@ def steps(label, options, value, told):
 
 def place(grid, cell, image=None):
     """Sliders for the row and the column of a patch, and a box of all patches to click on, in their mean colors."""
+    arguments.grid(grid=grid)
+    arguments.as_many(2, cell=cell)
+    arguments.whole(0, grid[0] - 1, **{"cell[0]": cell[0]})
+    arguments.whole(0, grid[1] - 1, **{"cell[1]": cell[1]})
     row = number("row", 0, grid[0] - 1, cell[0], "row of the patch, 0 is the top")
     column = number("column", 0, grid[1] - 1, cell[1], "column of the patch, 0 is the left")
     colors = torch.full((grid[0] * grid[1], 3), 120)
@@ -93,7 +97,9 @@ def place(grid, cell, image=None):
 
 def patch_sizes(image, patch_size=8):
     """Lesson 02: an image (3, H, W) in patches of any size; sizes that do not fit are explained in the picture's place."""
+    arguments.tensor("3 H W", image=image)
     sides = image.shape[-2:]
+    arguments.whole(1, min(sides), patch_size=patch_size)
 
     def draw(patch_size):
         rows, columns = patch_grid(tuple(sides), patch_size)
@@ -107,6 +113,10 @@ def patch_sizes(image, patch_size=8):
 
 def projections(image, filters):
     """Lesson 03: one filter of {name: (M, 3, P, P)}, and the number that it makes of each patch of an image (3, H, W)."""
+    arguments.tensor("3 H W", image=image)
+    arguments.named(filters=filters)
+    for name, several in filters.items():
+        arguments.tensor("M 3 P Q", "float", **{name: several})
     normalized = image if image.is_floating_point() else normalize(image)
 
     def draw(kind, index):
@@ -114,7 +124,7 @@ def projections(image, filters):
         if index >= len(several):
             raise ValueError(f"there are {len(several)} {kind}; the last one is number {len(several) - 1}")
         one = several[index]
-        values = torch.nn.functional.conv2d(normalized[None], one[None], stride=one.shape[1:])[0, 0]         # (rows, columns)
+        values = torch.nn.functional.conv2d(normalized[None], one[None].to(normalized), stride=one.shape[1:])[0, 0]
         return plotting.projection(image, one, values, f"{kind}, number {index}: one number for each patch")
 
     return Box("Each filter makes one number of each patch.", draw,
@@ -125,6 +135,10 @@ def projections(image, filters):
 def position_similarity(tables, grid, cell=(3, 3)):
     """Lesson 04: the cosine of one place with all others, for tables {name: (N, D)} of positions on a grid (rows, columns)."""
     row, column, click = place(grid, cell)
+    arguments.named(tables=tables)
+    for name, table in tables.items():
+        arguments.tensor(f"{grid[0] * grid[1]} D", "float", **{name: table})
+        arguments.no_nan(**{name: table})
 
     def draw(table, row, column):
         unit = torch.nn.functional.normalize(tables[table].detach().float(), dim=1)
@@ -141,6 +155,13 @@ def attention(image, maps, grid, cell=(4, 4)):
 
     The temperature divides the scores before softmax: above 1 the shares are evened out, below 1 the largest take all.
     """
+    arguments.tensor("L H N N", "float", maps=maps)
+    arguments.no_nan(maps=maps)
+    arguments.tensor("3 H W", image=image)
+    arguments.grid(grid=grid)
+    if maps.shape[-1] != grid[0] * grid[1]:
+        raise ValueError(f"maps of {maps.shape[-1]} tokens do not belong to a grid of {grid[0]} x {grid[1]} patches; leave the "
+                         "CLS token out")
     layers, heads = maps.shape[:2]
     row, column, click = place(grid, cell, image)
     logs = maps.clamp(min=1e-30).log()           # the scores, up to a number that is the same in the whole row
@@ -163,6 +184,7 @@ def attention(image, maps, grid, cell=(4, 4)):
 
 def learning_rates(study):
     """Lesson 08: the stored curves of `measured("learning_rate")`, one learning rate beside the best one."""
+    arguments.study(study, "learning_rate")
     rows = {row["learning_rate"]: row for row in study["rows"]}
     best = max(rows, key=lambda rate: rows[rate]["accuracy"][0])
 
@@ -178,6 +200,10 @@ def learning_rates(study):
 
 def predictions(tiles, result, shown=3):
     """Lesson 09: a browser of an Evaluation `result` on Tiles by class, kind and confidence, `shown` tiles at a time."""
+    arguments.tiles(tiles=tiles)
+    if not hasattr(result, "probabilities") or len(result.labels) != len(tiles):
+        raise TypeError(f"result must be an Evaluation of these {len(tiles)} tiles, not {arguments.told(result)}")
+    arguments.whole(1, 100, shown=shown)
     confidence, said = result.probabilities.max(dim=1)
     right = said == result.labels
 
@@ -208,6 +234,8 @@ def predictions(tiles, result, shown=3):
 
 def patch_size_study(image, study):
     """Lesson 11: an image (3, H, W) in patches of each size of `measured("patch_size")`, and what that brought and cost."""
+    arguments.tensor("3 H W", image=image)
+    arguments.study(study, "patch_size")
     rows = {row["patch_size"]: row for row in study["rows"]}
 
     def draw(patch_size):
@@ -221,6 +249,7 @@ def patch_size_study(image, study):
 
 def images_study(study):
     """Lesson 11: ViT and CNN after training on each number of images of `measured("images")`."""
+    arguments.study(study, "images")
     counts = sorted({row["images"] for row in study["rows"]})
 
     def draw(images):
@@ -235,6 +264,9 @@ def images_study(study):
 
 def masked(image, model, hidden=75):
     """Lesson 16: a normalized image (3, H, W), what stays visible of it, and what a MaskedAutoencoder paints."""
+    arguments.device_of(model, ("encoder", "mask_token"))
+    arguments.tensor("3 H W", "float", image=image)
+    arguments.whole(5, 95, hidden=hidden)
     grid, size = model.encoder.grid, model.encoder.config["patch_size"]
     patches = patchify(image[None], size)                                                # (1, N, C * P * P)
 
@@ -255,6 +287,11 @@ def masked(image, model, hidden=75):
 
 def guidance(model, classes, solver_steps=8, options=(0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)):
     """Lesson 16: a tile of each class, painted by the generator `model` with more or less guidance, from the same noise."""
+    arguments.device_of(model, ("any_class", "encoder"))
+    arguments.names(model.any_class, classes=classes)
+    arguments.whole(1, solver_steps=solver_steps)
+    options = arguments.numbers(options=options).tolist()
+    arguments.number(0, **{f"options[{i}]": each for i, each in enumerate(options)})
     def draw(guidance):
         painted = generate(model, torch.arange(len(classes)), guidance, solver_steps, torch.Generator().manual_seed(0))
         return plotting.image_grid(painted, classes, columns=5, scale=1.3, title=f"Guidance {guidance:g}")

@@ -18,7 +18,9 @@ def average_precision(detections, truths, num_classes, thresholds=COCO):
     Raises ValueError where detections and truths do not fit together.
     """
     arguments.whole(1, num_classes=num_classes)
-    _check_lists(detections, truths)
+    check_lists(detections, truths)
+    if not isinstance(thresholds, (list, tuple)):
+        raise TypeError(f"thresholds must be a list of numbers, not {arguments.told(thresholds)}")
     arguments.number(0, 1, **{f"thresholds[{i}]": each for i, each in enumerate(thresholds)})
     check_truths([c for _, c in truths], [b for b, _ in truths], len(detections), num_classes)
     curves = []
@@ -36,7 +38,7 @@ def average_precision(detections, truths, num_classes, thresholds=COCO):
     return torch.stack(curves).mean(dim=0) if curves else torch.full((len(thresholds),), torch.nan, dtype=torch.float64)
 
 
-def _check_lists(detections, truths):
+def check_lists(detections, truths):
     """Raises TypeError or ValueError unless each image has (boxes, classes, scores), all numbers, and true (boxes, classes)."""
     for name, value, parts in (("detections", detections, 3), ("truths", truths, 2)):
         if not isinstance(value, (list, tuple)):
@@ -50,6 +52,10 @@ def _check_lists(detections, truths):
         arguments.tensor(str(len(classes)), "float", **{f"scores of image {i}": scores})
         arguments.tensor(f"{len(classes)} 4", "float", **{f"boxes of image {i}": boxes})
         arguments.no_nan(**{f"scores of image {i}": scores, f"boxes of image {i}": boxes})
+    for i, (boxes, classes) in enumerate(truths):
+        arguments.tensor("k", "whole", **{f"true classes of image {i}": classes})
+        arguments.tensor(f"{len(classes)} 4", **{f"true boxes of image {i}": boxes})
+        arguments.no_nan(**{f"true boxes of image {i}": boxes})
 
 
 def took_one(boxes, true_boxes, thresholds):

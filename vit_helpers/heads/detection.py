@@ -129,6 +129,7 @@ def detection_loss(logits, boxes, true_classes, true_boxes, owners=None, nothing
     arguments.tensor("N Q K+1", "float", logits=logits)
     arguments.tensor(f"{len(logits)} {logits.shape[1]} 4", "float", boxes=boxes)
     arguments.number(0, nothing=nothing)
+    _check_some_class(logits)
     nothing = float(nothing)
     (B, Q, K), device = (logits.shape[0], logits.shape[1], logits.shape[2] - 1), logits.device
     check_truths(true_classes, true_boxes, B, K, Q if owners is None else None)
@@ -175,6 +176,11 @@ def check_truths(classes, boxes, scenes, num_classes, most=None):
                              f"{wrong}; divide pixels by the side of the image")
 
 
+def _check_some_class(logits):
+    if logits.shape[-1] < 2:
+        raise ValueError(f"logits {tuple(logits.shape)} know no class but 'nothing'; give one for each class, and one more")
+
+
 def _check_owners(owners, classes, queries):
     """Raises TypeError or ValueError unless each scene's queries answer for objects that it has, or for none (-1)."""
     if not isinstance(owners, (list, tuple)) or len(owners) != len(classes):
@@ -194,6 +200,7 @@ def findings(logits, boxes, least=0.0):
     arguments.tensor("B Q K+1", "float", logits=logits)
     arguments.tensor(f"{len(logits)} {logits.shape[1]} 4", "float", boxes=boxes)
     arguments.no_nan(logits=logits, boxes=boxes)
+    _check_some_class(logits)
     arguments.number(least=least)
     scores, classes = logits.detach().cpu().softmax(dim=2)[..., :-1].max(dim=2)          # "nothing" is no finding
     found = []

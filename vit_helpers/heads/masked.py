@@ -68,7 +68,7 @@ def masked_loss(predicted, images, visible, patch_size):
     arguments.tensor("... pixels", "float", predicted=predicted)
     truth = patchify(images, patch_size)
     if predicted.shape != truth.shape:
-        raise ValueError(f"predicted must be {tuple(truth.shape)}, as the patches of these images, "
+        raise ValueError(f"predicted must be {tuple(truth.shape)}, as the patches of images {tuple(images.shape)}, "
                          f"not {tuple(predicted.shape)}")
     error = (predicted.float() - truth).square().mean(dim=-1)                            # (B, N)
     arguments.tensor(f"{len(images)} n", "whole", visible=visible)

@@ -55,8 +55,8 @@ def segmentation_loss(logits, masks):
     if masks.shape != wanted:
         raise ValueError(f"logits {tuple(logits.shape)} need masks of {wanted}, not {tuple(masks.shape)}")
     if masks.numel() and not (masks.min() >= 0 and masks.max() < logits.shape[1]):
-        raise ValueError(f"masks hold classes {masks.min()} to {masks.max()}, but these logits are for classes 0 to "
-                         f"{logits.shape[1] - 1}")
+        raise ValueError(f"masks hold classes {masks.min()} to {masks.max()}, but logits {tuple(logits.shape)} are for classes "
+                         f"0 to {logits.shape[1] - 1}")
     return F.cross_entropy(logits, masks.long())
 
 
@@ -78,7 +78,7 @@ def intersection_over_union(confusion):
     confusion: counts int64 (K, K), row = true, column = predicted, over the pixels of all scenes: `confusion_counts`. A class
     that neither occurs nor is predicted has nan; mean IoU is the mean of the others, `.nanmean()`.
     """
-    arguments.tensor("K K", confusion=confusion)
+    arguments.tensor("K K", "whole", confusion=confusion)
     arguments.in_range(0, torch.inf, confusion=confusion)
     both = confusion.diagonal().double()
     return both / (confusion.sum(dim=0) + confusion.sum(dim=1) - both)

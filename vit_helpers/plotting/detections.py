@@ -3,8 +3,10 @@
 import torch
 from matplotlib.patches import Rectangle
 
+from .. import arguments
+from ..heads.average_precision import check_lists
 from ..heads.detection import overlap
-from .base import COLORS, as_pixels, new_picture, show
+from .base import COLORS, as_pixels, new_picture, several, show
 
 
 def draw_box(axis, box, pixels, **style):
@@ -21,6 +23,12 @@ def detections(images, found, truth, classes, title="", columns=4, labels=None, 
     found box is blue if it is right: it overlaps a true box of its class by half; else orange and dotted. names=True writes
     class and score above it. labels: a text above each image.
     """
+    several(images=images)
+    arguments.whole(1, columns=columns)
+    check_lists(found, truth)
+    arguments.as_many(len(images), found=found, truth=truth, labels=labels)
+    arguments.names(None, classes=classes)
+    arguments.in_range(0, len(classes) - 1, **{f"classes of image {i}": each[1] for i, each in enumerate(found)})
     rows, facts = -(-len(images) // columns), []
     picture, axes = new_picture(title, "", rows, columns, figsize=(3.1 * columns, 3.2 * rows + 0.4))
     for axis in axes.flat:
@@ -56,7 +64,14 @@ def query_places(boxes, used, grid, anchors, title=""):
     The panels stand as the queries do, in a grid (rows, columns); a cross marks where a query starts, (Q, 2). The larger the
     dot, the larger the box. Above: the share of the scenes in which the query found something.
     """
-    boxes, used, rows, columns = torch.as_tensor(boxes).detach(), torch.as_tensor(used), *grid
+    arguments.grid(grid=grid)
+    rows, columns = grid
+    boxes, used, anchors = (each.detach() for each in arguments.array(boxes=boxes, used=used, anchors=anchors))
+    arguments.tensor(f"n {rows * columns} 4", "float", boxes=boxes)
+    arguments.no_nan(boxes=boxes)
+    boxes, anchors = boxes.float(), anchors.float()
+    arguments.tensor(f"{len(boxes)} {rows * columns}", torch.bool, used=used)
+    arguments.tensor(f"{rows * columns} 2", "float", anchors=anchors)
     middles, sides = (boxes[..., :2] + boxes[..., 2:]) / 2, (boxes[..., 2:] - boxes[..., :2]).mean(dim=2)
     picture, axes = new_picture(title, "", rows, columns, figsize=(1.6 * columns, 1.75 * rows + 0.4))
     off = []

@@ -1,6 +1,7 @@
 """Pictures of films: the frames of a clip side by side."""
 
-from .base import COLORS, as_pixels, new_picture, show
+from .. import arguments
+from .base import COLORS, as_pixels, new_picture, several, show
 
 
 def film_strips(clips, labels, title="", wrong=None, scale=0.85):
@@ -8,6 +9,12 @@ def film_strips(clips, labels, title="", wrong=None, scale=0.85):
 
     wrong: for each clip whether its label is to be marked as a mistake, by color, bold letters and a cross.
     """
+    several(clips=clips)
+    arguments.array(first=clips[0])
+    several(frames=clips[0])
+    arguments.names(len(clips), labels=labels)
+    arguments.as_many(len(clips), wrong=wrong)
+    arguments.above(0, scale=scale)
     n, frames = len(clips), len(clips[0])
     wrong = [False] * n if wrong is None else [bool(w) for w in wrong]
     named = ", ".join(f"{label}{' (wrong)' * w}".replace("\n", " ") for label, w in zip(labels, wrong, strict=True))

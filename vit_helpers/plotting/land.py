@@ -3,12 +3,12 @@
 import re
 
 import numpy as np
-import torch
 from matplotlib.colors import ListedColormap
 from matplotlib.patches import Patch
 from scipy.ndimage import distance_transform_edt
 
-from .base import as_pixels, new_picture, show
+from .. import arguments
+from .base import as_maps, as_pixels, new_picture, several, show
 
 # Ten colors that most kinds of color vision can tell apart (Paul Tol's "muted", and gray); names stand on the regions too.
 LAND = ListedColormap(["#DDCC77", "#117733", "#999933", "#AA4499", "#882255", "#44AA99", "#CC6677", "#BBBBBB", "#88CCEE",
@@ -32,9 +32,23 @@ def _regions(axis, mask, classes, label, smallest=0.03):
                       bbox={"color": "white", "alpha": 0.7, "pad": 0.6})
 
 
+def _checked(masks, axes, classes):
+    """Masks {name: classes of pixels} as NumPy arrays of the same shape. Raises TypeError or ValueError for others."""
+    arguments.named(masks=masks)
+    arguments.names(None, classes=classes)
+    if len(classes) > len(LAND.colors):
+        raise ValueError(f"{len(classes)} classes have not enough colors; give at most {len(LAND.colors)}")
+    tensors = {name: arguments.array(**{name: values}) for name, values in masks.items()}
+    arguments.tensor(axes, "whole", **tensors)
+    arguments.in_range(0, len(classes) - 1, **tensors)
+    return {name: as_maps(axes, **{name: values}) for name, values in tensors.items()}
+
+
 def segmentations(images, masks, classes, title="", scale=1.5):
     """Images (N, 3, H, W), one in each column, below them each of `masks` {name: int64 (N, H, W)} as colored regions."""
-    masks = {name: np.asarray(torch.as_tensor(values)) for name, values in masks.items()}
+    several(images=images)
+    masks = _checked(masks, f"{len(images)} H W", classes)
+    arguments.above(0, scale=scale)
     first = next(iter(masks))
     others = {name: values for name, values in masks.items() if name != first}
     shares = [", ".join(f"{name} {np.mean(values[i] == masks[first][i]):.0%}" for name, values in others.items())
@@ -56,7 +70,8 @@ def segmentations(images, masks, classes, title="", scale=1.5):
 
 def land_use(picture_, masks, classes, title="", scale=3.2):
     """A large picture (3, H, W) and beside it each of `masks` {name: int64 (H, W)} as colored regions."""
-    masks = {name: np.asarray(torch.as_tensor(values)) for name, values in masks.items()}
+    masks = _checked(masks, "H W", classes)
+    arguments.above(0, scale=scale)
     truth = next(iter(masks.values()))
     alt = f"{title}. A large scene and beside it, as colored regions: " + ", ".join(
         f"{name} ({np.mean(mask == truth):.0%} of the pixels as in the first)" for name, mask in masks.items())

@@ -5,15 +5,23 @@ import torch
 from matplotlib import colormaps
 from matplotlib.patches import Rectangle
 
+from .. import arguments
 from ..attention import patch_evidence
 from ..data import normalize
-from .base import COLORS, MAP, as_pixels, new_picture, show
+from ..patches import patch_grid
+from .base import COLORS, MAP, as_maps, as_pixels, new_picture, several, show
 from .tiles import three_bars
 
 
 def cell_maps(maps, labels, title="", mark=None, unit="", columns=4, limits=None):
     """Several (rows, columns) maps as cells on one shared scale; `mark` is a (row, column) to frame, or one for each."""
-    maps = np.asarray(torch.as_tensor(maps).detach().cpu())
+    maps = as_maps("M rows columns", maps=maps)
+    arguments.names(len(maps), labels=labels)
+    arguments.whole(1, columns=columns)
+    marks = [mark] * len(maps) if mark is None or np.ndim(mark) == 1 else mark
+    arguments.as_many(len(maps), mark=marks)
+    for here in marks:
+        _check_cell(here, maps.shape[1:])
     low, high = limits or (float(maps.min()), float(maps.max()))
     columns, rows = min(columns, len(maps)), -(-len(maps) // min(columns, len(maps)))
     picture, axes = new_picture(title, f"{title}. {len(maps)} maps of {maps.shape[1]} x {maps.shape[2]} cells, {unit} "
@@ -21,7 +29,6 @@ def cell_maps(maps, labels, title="", mark=None, unit="", columns=4, limits=None
                              figsize=(columns * 2.0 + 0.9, rows * 2.2 + 0.4))
     for axis in axes.flat[len(maps):]:
         axis.axis("off")
-    marks = [mark] * len(maps) if np.ndim(mark) < 2 else mark
     for axis, values, label, here in zip(axes.flat, maps, labels, marks, strict=False):
         show(axis, values, label, cmap=MAP, vmin=low, vmax=high)
         if here is not None:
@@ -30,8 +37,21 @@ def cell_maps(maps, labels, title="", mark=None, unit="", columns=4, limits=None
     return picture
 
 
+def _check_cell(cell, shape):
+    """Raises ValueError unless this is a (row, column) of maps of this shape, or None."""
+    if cell is None:
+        return
+    arguments.as_many(2, cell=cell)
+    for name, number, count in zip(("row", "column"), cell, shape, strict=True):
+        arguments.whole(0, int(count) - 1, **{name: number.item() if hasattr(number, "item") else number})
+
+
 def _cells(pixels, values):
     """Values (rows, columns), each repeated for the pixels (H, W, 3) of its patch: (H, W)."""
+    patch_grid(pixels.shape[:2], tuple(pixels.shape[i] // values.shape[i] or 1 for i in (0, 1)))
+    if any(pixels.shape[i] % values.shape[i] for i in (0, 1)):
+        raise ValueError(f"{values.shape[0]} x {values.shape[1]} cells do not divide an image of {pixels.shape[0]} x "
+                         f"{pixels.shape[1]} pixels; give a map of the model's grid")
     return np.kron(values, np.ones((pixels.shape[0] // values.shape[0], pixels.shape[1] // values.shape[1])))
 
 
@@ -46,13 +66,16 @@ def attention_on_image(image, weights, query, title="", labels=None):
 
     `query` is the (row, column) of the patch that asks; it is framed. Each map is scaled to its own largest weight.
     """
-    pixels, weights = as_pixels(image), np.asarray(torch.as_tensor(weights).detach().cpu())
-    labels = labels or [f"head {h}" for h in range(len(weights))]
+    pixels, weights = as_pixels(image), as_maps("M rows columns", weights=weights)
+    _check_cell(query, weights.shape[1:])
+    if labels is not None:
+        arguments.names(len(weights), labels=labels)
+    labels = [f"head {h}" for h in range(len(weights))] if labels is None else list(labels)
     M, rows, columns = weights.shape
     picture, axes = new_picture(title, f"{title}. A tile, and beside it {M} times the same tile with {rows} x {columns} cells "
                              "darkened where attention is low: " + ", ".join(labels), 1, M + 1, figsize=(1.9 * (M + 1), 2.5))
     for axis, values, label in zip(axes.flat, [None, *weights], ["tile", *labels], strict=True):
-        shade = 1 if values is None else _cells(pixels, values / values.max())[..., None]
+        shade = 1 if values is None else _cells(pixels, values / max(values.max(), 1e-12))[..., None]
         show(axis, (pixels * (0.15 + 0.85 * shade)).astype(np.uint8), label)
         _frame(axis, pixels, (rows, columns), query)
     return picture
@@ -65,7 +88,7 @@ def _cell(values, find=np.argmax):
 
 def _map_on_image(axis, pixels, values, label):
     """One map (rows, columns) over its image, from its smallest value (blue) to its largest (yellow, framed)."""
-    values = np.asarray(torch.as_tensor(values).detach().cpu(), dtype=float)
+    values = as_maps("rows columns", values=values).astype(float)
     low, high = values.min(), values.max()
     colors = colormaps[MAP](_cells(pixels, (values - low) / max(high - low, 1e-12)))[..., :3] * 255      # (H, W, 3)
     blended = 0.4 * pixels.mean(axis=2, keepdims=True) + 0.6 * colors        # the tile shines through in gray
@@ -80,7 +103,12 @@ def maps_on_images(images, maps, labels=None, title=""):
 
     Each map runs from its own smallest (blue) to its own largest value (yellow, framed); both stand above it.
     """
-    labels, facts = labels or [""] * len(images), []
+    several(images=images)
+    arguments.named(maps=maps)
+    arguments.as_many(len(images), **maps)
+    if labels is not None:
+        arguments.names(len(images), labels=labels)
+    labels, facts = [""] * len(images) if labels is None else labels, []
     size = (1.75 * (1 + len(maps)), 1.95 * len(images) + 0.4)
     picture, axes = new_picture(title, "", len(images), 1 + len(maps), figsize=size)
     for i, image in enumerate(images):
@@ -98,8 +126,8 @@ def projection(image, weights, values, title=""):
 
     Gray in the filter is zero; the patches with the smallest and the largest number are framed, dashed and solid.
     """
-    values = np.asarray(torch.as_tensor(values).detach().cpu())
-    weights = torch.as_tensor(weights).detach().cpu()
+    values = as_maps("rows columns", values=values)
+    weights = torch.from_numpy(as_maps("3 P Q", weights=weights))
     low, high = _cell(values, np.argmin), _cell(values)
     alt = (f"{title}. A tile, a filter of {weights.shape[1]} x {weights.shape[2]} pixels, and a map of {values.shape[0]} x "
            f"{values.shape[1]} numbers from {values.min():.3g} (row {low[0]}, column {low[1]}) to {values.max():.3g} (row "
@@ -121,6 +149,12 @@ def explained(known, title=""):
 
     Evidence by patch, as `patch_evidence` gives it: yellow cells speak most for the class.
     """
+    several(known=known)
+    for i, each in enumerate(known):
+        arguments.as_many(2, **{f"known[{i}]": each})
+        arguments.names(1, **{f"known[{i}][0]": [each[0]]})
+        if not hasattr(each[1], "usual"):
+            raise TypeError(f"known[{i}][1] must be a Prediction, as predict gives it, not {arguments.told(each[1])}")
     title = title or "Yellow cells are where the model reads the class most clearly"
     picture, axes = new_picture(title, "", len(known), 3, figsize=(7.5, 2.3 * len(known) + 0.4))
     facts = []

@@ -3,12 +3,19 @@
 import numpy as np
 import torch
 
-from .base import COLORS, MAP, as_pixels, new_picture, show
+from .. import arguments
+from ..patches import patch_grid
+from .base import COLORS, MAP, as_maps, as_pixels, new_picture, several, show
 
 
 def image_grid(images, labels=None, columns=10, title="", scale=1.0):
     """Images (N, 3, H, W), uint8 or normalized, in rows of `columns`, each with its label above it."""
-    labels = [""] * len(images) if labels is None else labels
+    several(images=images)
+    arguments.whole(1, columns=columns)
+    arguments.above(0, scale=scale)
+    if labels is not None:
+        arguments.names(len(images), labels=labels)
+    labels, columns = [""] * len(images) if labels is None else labels, int(columns)
     rows = -(-len(images) // columns)
     alt = f"{title}. {len(images)} images in {rows} row{'s' * (rows > 1)}"
     alt += ": " + ", ".join(dict.fromkeys(labels)) if any(labels) else "."
@@ -23,7 +30,9 @@ def image_grid(images, labels=None, columns=10, title="", scale=1.0):
 def patch_lines(image, patch_size, title="", numbers=True, width=4.0):
     """An image (3, H, W) with the borders of its patches, and their numbers in reading order."""
     pixels = as_pixels(image)
-    rows, columns = pixels.shape[0] // patch_size, pixels.shape[1] // patch_size
+    arguments.whole(1, patch_size=patch_size)
+    arguments.above(0, width=width)
+    rows, columns = patch_grid(pixels.shape[:2], patch_size)
     picture, axes = new_picture(title, f"{title}. An image under a grid of {rows} x {columns} patches.",
                              figsize=(width, width * rows / columns + 0.4))
     axis = axes[0, 0]
@@ -39,7 +48,14 @@ def patch_lines(image, patch_size, title="", numbers=True, width=4.0):
 
 def predictions(images, probabilities, classes, labels=None, title="", columns=4):
     """Images (N, 3, H, W) with the three most probable classes as bars; the truth above, where labels are given."""
-    probabilities = torch.as_tensor(probabilities).detach().cpu()
+    several(images=images)
+    arguments.whole(1, columns=columns)
+    arguments.names(None, classes=classes)
+    probabilities = torch.from_numpy(as_maps(f"{len(images)} {len(classes)}", probabilities=probabilities)).float()
+    if labels is not None:
+        labels = torch.from_numpy(arguments.numbers(labels=labels))
+        arguments.as_many(len(images), labels=labels)
+        arguments.in_range(0, len(classes) - 1, labels=labels)
     rows, facts = -(-len(images) // columns), []
     picture, axes = new_picture(title, "", rows, 2 * columns, figsize=(3.3 * columns, 1.5 * rows + 0.4))
     for axis in axes.flat:
@@ -59,8 +75,8 @@ def predictions(images, probabilities, classes, labels=None, title="", columns=4
 
 def three_bars(chart, probabilities, classes, color, hatch=""):
     """The three most probable classes as bars with their names and shares; returns the numbers of the classes."""
-    top, index = probabilities.topk(3)
-    chart.barh(range(3), top.tolist(), color=color, hatch=hatch)
+    top, index = probabilities.topk(min(3, len(probabilities)))
+    chart.barh(range(len(top)), top.tolist(), color=color, hatch=hatch)
     for place, (p, c) in enumerate(zip(top.tolist(), index.tolist(), strict=True)):
         chart.text(0.02, place, f"{classes[c]} {p:.0%}", va="center", fontsize=7,
                    bbox={"color": "white", "alpha": 0.7, "pad": 0.5})
@@ -71,6 +87,12 @@ def three_bars(chart, probabilities, classes, color, hatch=""):
 
 def stages(image, patch_size, tokens, positions, weights, probabilities, classes, title=""):
     """The six stages of a Vision Transformer for one image: tokens (N, D), positions (N, D), weights (N, N), (K,)."""
+    arguments.names(None, classes=classes)
+    probabilities = torch.from_numpy(as_maps(str(len(classes)), probabilities=probabilities)).float()
+    tokens, weights = as_maps("N D", tokens=tokens), as_maps("N M", weights=weights)
+    positions = as_maps("N D", positions=positions)
+    arguments.whole(1, patch_size=patch_size)
+    patch_grid(as_pixels(image).shape[:2], patch_size)
     alt = (f"{title}. Six panels: a tile; the tile cut into patches; its tokens as a matrix; the positions as a matrix; the "
            f"attention of each token to each as a matrix; bars of probability, the longest for "
            f"{classes[int(probabilities.argmax())]} ({probabilities.max():.0%}).")
@@ -79,11 +101,10 @@ def stages(image, patch_size, tokens, positions, weights, probabilities, classes
     show(axes[0, 0], pixels, "1  image")
     gaps = np.pad(pixels, ((0, 1), (0, 1), (0, 0)), constant_values=255)
     gaps = np.insert(gaps, np.arange(patch_size, len(pixels), patch_size), 255, axis=0)
-    gaps = np.insert(gaps, np.arange(patch_size, len(pixels), patch_size), 255, axis=1)
+    gaps = np.insert(gaps, np.arange(patch_size, pixels.shape[1], patch_size), 255, axis=1)
     show(axes[0, 1], gaps, f"2  patches: {len(tokens)}")
     named = ("3  patch embeddings", tokens), ("4  positions", positions), ("5  encoder: attention", weights)
     for axis, (label, values) in zip(axes[0, 2:5], named, strict=True):
-        values = np.asarray(torch.as_tensor(values).detach().cpu())
         low, high = np.quantile(values, [0.02, 0.98])
         axis.imshow(values, cmap=MAP, aspect="auto", vmin=low, vmax=high)
         axis.set_title(label, fontsize=8)
