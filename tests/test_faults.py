@@ -467,21 +467,23 @@ def cells_of_lesson_08(*marks):
     cells, chosen = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"], []
     for mark in marks:
         [cell] = [cell for cell in cells if mark in cell]
-        chosen.append(cell.replace("epochs=2", "epochs=6"))
+        chosen.append(cell.replace("smoke=2", "smoke=6"))
     return chosen
 
 
 @needs_posix
 def test_a_kernel_killed_while_it_trains_goes_on_when_the_lesson_is_run_again(tmp_path):
-    """The cells of section 8.8 that train and resume; "steps" counts what was really computed after the restart."""
+    """The cells of section 8.7 as they stand in the lesson; "steps" counts what was really computed."""
     from jupyter_client.manager import start_new_kernel
 
-    setup, load, uninterrupted, resume = cells_of_lesson_08(
-        'find_spec("vit_helpers")', "tiles = vit_helpers.load_tiles()", "def fresh_model", "resume=True")
-    count = "steps = []\nresumed.register_forward_pre_hook(lambda module, inputs: steps.append(1))\n"
-    resume = resume.replace("history =", f"{count}history =")
-    before = [setup, load, f"small = train.subset(128)\nfile = {str(tmp_path / 'run.pt')!r}", uninterrupted]
-    state = "(history.loss, sum(float(value.double().sum()) for value in {}.parameters()))"
+    *before, train, check = cells_of_lesson_08(
+        'find_spec("vit_helpers")', "tiles = vit_helpers.load_tiles()", "checkpoint=unfinished, resume=True",
+        "unfinished.unlink(missing_ok=True)")
+    before.append("tiles = tiles.subset(200)\ntrain, test = tiles.split()")
+    count = "steps = []\ngood_model.register_forward_pre_hook(lambda model, images: steps.append(model.training))\n"
+    train = train.replace("epochs =", f"{count}epochs =")
+    weights = "sum(float(value.double().sum()) for value in good_model.parameters())"
+    state = f"(good.loss, {weights}, sum(steps), unfinished.exists())"
 
     def run(code, wanted="None"):
         reply = client.execute_interactive(code, timeout=60, output_hook=lambda message: None, allow_stdin=False,
@@ -489,22 +491,26 @@ def test_a_kernel_killed_while_it_trains_goes_on_when_the_lesson_is_run_again(tm
         assert reply["status"] == "ok", reply
         return ast.literal_eval(reply["user_expressions"]["wanted"]["data"]["text/plain"])
 
-    manager, client = start_new_kernel(kernel_name="python3")
+    manager, client = start_new_kernel(kernel_name="python3", env={**os.environ, "VIT_CACHE": str(tmp_path)})
     try:
         for code in before:
-            wanted = run(code, state.format("uninterrupted") if code is uninterrupted else "None")
-        client.execute(resume)
-        wait_for((tmp_path / "run.pt").exists)
+            run(code)
+        wanted, written = run(train, state), lambda: [*tmp_path.glob("lesson-08-*.pt")]
+        assert wanted[2:] == (6 * 3, True)                   # 160 tiles are 3 batches of 64
+        run(check)
+        assert not written()
+        client.execute(train)
+        wait_for(written)
         manager.signal_kernel(signal.SIGKILL)
         wait_for(lambda: not manager.is_alive())
         manager.restart_kernel(now=True)
         client.wait_for_ready(timeout=60)
-        for code in before[:-1]:
+        for code in before:
             run(code)
-        run(uninterrupted.split("\nuninterrupted =")[0])     # the function only, not its training
-        found, steps = run(resume, f"({state.format('resumed')}, len(steps))")
+        found = run(train, state)
+        run(check)
     finally:
         client.stop_channels()
         manager.shutdown_kernel(now=True)
-    assert found == wanted and len(found[0]) == 6
-    assert 0 < steps < 6 * 2, steps                          # 2 batches of 64: it went on, and did not begin again
+    assert found[:2] == wanted[:2] and len(found[0]) == 6 and not written()
+    assert 0 < found[2] < 6 * 3, found                       # it went on, and did not begin again
