@@ -20,7 +20,7 @@ import torch
 from vit_helpers import load_tiles
 
 ROOT = Path(__file__).parents[1]
-OUTDATED = ("DeprecationWarning", "PendingDeprecationWarning", "FutureWarning", "EncodingWarning")
+OUTDATED = ("DeprecationWarning", "PendingDeprecationWarning", "FutureWarning")
 torch.set_num_threads(1)
 
 
@@ -34,15 +34,19 @@ class WhatNbvalCompares:
 
 def pytest_configure(config):
     config.pluginmanager.register(WhatNbvalCompares())       # a hook of this file would not see ../notebooks
-    # What is outdated, or leaves a file's encoding to the system, is an error in our own code: here, and in the notebooks and
-    # commands that the tests start, by the environment.
-    modules = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in sorted(ROOT.glob("vit_helpers/**/*.py"))]
-    modules = ["__main__", *(name.removesuffix(".__init__") for name in modules)]
-    tests = [path.stem for path in sorted((ROOT / "tests").rglob("*.py"))]
-    for line in ["ignore::EncodingWarning", *(f"error::{kind}:({'|'.join(modules + tests)})$" for kind in OUTDATED)]:
-        config.addinivalue_line("filterwarnings", line)
-    errors = [f"error::{kind}:{name}" for kind in OUTDATED for name in modules]
-    os.environ.update(PYTHONWARNDEFAULTENCODING="1", PYTHONWARNINGS=",".join(["ignore::EncodingWarning", *errors]))
+    # What is outdated is an error in our own code: here, and in the notebooks and commands that the tests start, by the
+    # environment. So is, in the package, what leaves the encoding of a file to the system.
+    paths = sorted(ROOT.glob("vit_helpers/**/*.py"))
+    package = [".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for path in paths]
+    ours = ["__main__", *package, *(path.stem for path in sorted((ROOT / "tests").rglob("*.py")))]
+    lines = ["ignore::EncodingWarning"]
+    for kind in OUTDATED:
+        config.addinivalue_line("filterwarnings", f"error::{kind}:({'|'.join(ours)})$")
+        lines += [f"error::{kind}:{name}" for name in ["__main__", *package]]
+    config.addinivalue_line("filterwarnings", lines[0])
+    config.addinivalue_line("filterwarnings", f"error::EncodingWarning:({'|'.join(package)})$")
+    lines += [f"error::EncodingWarning:{name}" for name in package]
+    os.environ.update(PYTHONWARNDEFAULTENCODING="1", PYTHONWARNINGS=",".join(lines))
 
 
 @pytest.fixture(scope="session")
