@@ -144,3 +144,12 @@ def test_runs_are_counted_and_shown(tmp_path):
     assert found == {"passed": 1275, "skipped": 20, "failed": 5}
     row = {"versions": "lowest", "python": "3.10", **found, "seconds": 95, "packages": dict.fromkeys(versions.SHOWN, "1.2+cpu")}
     assert versions.table([row]).splitlines()[2] == "| lowest | 3.10 | 1.2 | 1.2 | 1.2 | 1.2 | 1.2 | 1,275 | 20 | 5 | 2 |"
+
+
+def test_readme_shows_the_recorded_runs_and_those_with_the_lowest_versions_had_them():
+    assert versions.with_table(README, versions.known()) == README
+    bounds = dict(re.findall(r'^    "([\w-]+)>=([\d.]+)",$', PROJECT, re.M))
+    for row in versions.known():
+        assert row["passed"] > 1000 and row["failed"] == 0
+        if row["versions"] == "lowest":                      # the first of its line: 1.11.1 where there is no 1.11.0
+            assert all(f"{row['packages'][name]}.".startswith(f"{bounds[name]}.") for name in versions.SHOWN)

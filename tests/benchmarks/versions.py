@@ -2,7 +2,8 @@
 
     python tests/benchmarks/versions.py lowest --python 3.10 [PYTEST'S WORDS ...]
 
-Needs uv, which makes the virtual environment. Each run replaces the one of the same versions and Python; README shows them all.
+Needs uv, which makes the virtual environment. A run in which nothing fails replaces the one of the same versions and Python in
+vit_helpers/measured.json, and README shows them all.
 """
 
 import argparse
@@ -10,6 +11,7 @@ import json
 import os
 import platform
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 from time import perf_counter
@@ -18,8 +20,10 @@ from xml.etree import ElementTree
 from record import record
 
 from vit_helpers.pretrained import MEASURED
+from vit_helpers.runtime import written_whole
 
 ROOT = Path(__file__).parents[2]
+MARKS = "<!-- versions -->\n", "\n<!-- /versions -->"
 RESOLUTION = {"lowest": "lowest-direct", "newest": "highest"}
 SHOWN = ("torch", "torchvision", "numpy", "scipy", "pillow", "matplotlib", "ipywidgets", "jupyterlab", "timm", "pytest")
 
@@ -53,6 +57,8 @@ def table(rows):
     """The runs as README shows them, in Markdown."""
     heads = ["versions", "Python", "torch", "torchvision", "NumPy", "Matplotlib", "Pillow", "passed", "skipped", "failed",
              "minutes"]
+    if not rows:
+        return "Not measured yet."
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for row in rows:
         packages = [row["packages"][name].partition("+")[0] for name in map(str.lower, heads[2:7])]
@@ -62,6 +68,17 @@ def table(rows):
     return "\n".join(lines)
 
 
+def with_table(readme, rows):
+    """README with these runs in their place."""
+    before, rest = readme.split(MARKS[0])
+    return before + MARKS[0] + table(rows) + MARKS[1] + rest.split(MARKS[1], 1)[1]
+
+
+def known():
+    """The runs that were recorded, a list."""
+    return json.loads(MEASURED.read_text(encoding="utf-8")).get("environments", {"rows": []})["rows"]
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("versions", choices=RESOLUTION)
@@ -69,12 +86,15 @@ def main():
     args, words = parser.parse_known_args()
     with tempfile.TemporaryDirectory() as place:
         row = run(args.versions, args.python, words, Path(place) / "venv")
-    known = json.loads(MEASURED.read_text(encoding="utf-8")).get("environments", {"rows": []})["rows"]
-    rows = [other for other in known if (other["versions"], other["python"]) != (row["versions"], row["python"])] + [row]
+    print(table([row]))
+    if row["failed"] or not row["passed"]:
+        sys.exit("not every test passed, so nothing is recorded")
+    rows = [other for other in known() if (other["versions"], other["python"]) != (row["versions"], row["python"])] + [row]
     rows.sort(key=lambda row: (row["versions"], row["python"]))
-    record("environments", {"what": "All tests, each with virtual environments of their own.", "rows": rows,
+    record("environments", {"what": "All tests, in virtual environments of their own.", "rows": rows,
                             "command": "python tests/benchmarks/versions.py VERSIONS --python PYTHON"})
-    print(table(rows))
+    with written_whole(ROOT / "README.md") as temporary:
+        temporary.write_text(with_table((ROOT / "README.md").read_text(encoding="utf-8"), rows), encoding="utf-8", newline="\n")
 
 
 if __name__ == "__main__":
