@@ -646,7 +646,7 @@ CALLS = {
     "PatchEmbedding.forward": Call(lambda images: model.PatchEmbedding(4, 3, 16)(images), lambda: dict(images=drawn(2, 3, 8,
                                                                                                                     12)),
                                    dict(images=Tensor(".=..")),
-                                   lambda images: (len(images), images.shape[2] * images.shape[3] // 16, 16)),
+                                   lambda images: (len(images), (images.shape[2] // 4) * (images.shape[3] // 4), 16)),
     "MultiHeadSelfAttention": Call(model.MultiHeadSelfAttention, lambda: dict(embed_dim=16, num_heads=2, dropout=0.0),
                                    {name: LAYER[name] for name in ("embed_dim", "num_heads", "dropout")}),
     "MultiHeadSelfAttention.forward": Call(lambda x, return_weights: model.MultiHeadSelfAttention(16, 2)(x, return_weights),

@@ -16,6 +16,7 @@ class PatchEmbedding(nn.Module):
     stem="linear": each flattened patch times one shared matrix, done as a convolution whose stride is its kernel
     size (Dosovitskiy et al. 2021). stem="conv": small stride-2 convolutions, one for each halving from pixels to
     patches (Xiao et al. 2021, "Early convolutions help transformers see better"); needs a patch size of 2, 4, 8, ...
+    Pixels beyond the last whole patch are left out, as by any convolution (lesson 03); VisionTransformer refuses such images.
     """
 
     def __init__(self, patch_size=8, in_channels=3, embed_dim=128, stem="linear"):
@@ -46,7 +47,8 @@ class PatchEmbedding(nn.Module):
 
     def forward(self, images):
         _check_like_weights(self, f"B {self.in_channels} height width", images=images)
-        patch_grid(images.shape[2:], self.patch_size)
+        if images.shape[2] < self.patch_size[0] or images.shape[3] < self.patch_size[1]:
+            raise ValueError(f"images {tuple(images.shape)} are smaller than one patch of {self.patch_size}; give larger ones")
         return self.proj(images).flatten(2).transpose(1, 2)      # (B, D, rows, columns) -> (B, D, N) -> (B, N, D)
 
 
