@@ -256,6 +256,10 @@ def test_readme_states_what_the_benchmarks_measured():
     for name in {row["model"] for row in peers} - {"ours"}:          # training and inference, each in float32 and bf16
         ratios = [f"{row['ours_is_faster_by']:.2f}" for row in peers if row["model"] == name]
         wanted.append(f"| {name} | {' | '.join(ratios)} |")
+    large = vit_helpers.measured("beyond_memory")
+    made_up, archive = large["made_up"], large["archive"]
+    wanted += [f"{made_up['gigabytes']:.1f} GB", f"{made_up['peak'] - made_up['before']} MB more memory",
+               f"{archive['pictures_per_second']:,.0f} pictures a second", f"takes {archive['disk_takes']:.2f} times as long"]
     for row in vit_helpers.measured("pipeline")["result"]["rows"][1:]:
         wanted.append(f"{row['way']} {row['ours_is_faster_by']:.0f} times")
     assert [text for text in wanted if text not in readme] == []

@@ -1,8 +1,9 @@
-"""Tiles that memory does not hold: how much of it training on twenty made-up gigabytes takes, and what reading from a disk costs.
+"""Tiles that memory does not hold: what twenty made-up gigabytes take of it, and what reading from a disk costs.
 
     python tests/benchmarks/beyond_memory.py [--archive EuroSAT.zip] [--rounds 3]
 
-With an archive: its pictures are packed once, then trained on from the disk and from memory, in turn. Recorded as `beyond_memory`.
+With an archive: its pictures are packed once, then trained on from the disk and from memory, in turn. Recorded as
+`beyond_memory`.
 """
 
 import argparse

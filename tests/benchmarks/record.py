@@ -59,6 +59,7 @@ def record(name, facts, path=None):
         if place in words:
             at = words.index(place)
             del words[at:at + 2]
+    words = [Path(word).name if Path(word).is_absolute() else word for word in words]
     command = shlex.join(["python", f"tests/benchmarks/{Path(sys.argv[0]).name}", *words])
     everything[name] = {"command": command, "machine": machine(), **facts}
     with written_whole(path) as temporary:
