@@ -107,6 +107,16 @@ def test_both_recipes_learn_tiles_that_they_have_not_seen(recipe):
     assert history.loss[-1] < history.loss[0] - 0.2
 
 
+def test_a_checkpoint_that_cannot_be_written_costs_a_warning_not_the_run(tiles, monkeypatch, tmp_path):
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(module, "save_checkpoint", full)     # disks that are really full are in test_faults.py
+    with pytest.warns(UserWarning, match=r"run\.pt could not be written .*No space left on device.*training goes on"):
+        history = fit(small_model(), tiles[0], epochs=2, recipe=PLAIN, checkpoint=tmp_path / "run.pt")
+    assert len(history) == 2 and not history.interrupted
+
+
 def test_the_training_accuracy_is_over_tiles_not_over_whole_batches():
     class Right(nn.Linear):
         def forward(self, images):                           # the brightness is the class; the weights have no say

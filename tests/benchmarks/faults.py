@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 
@@ -133,8 +134,9 @@ class Run:
         late = time.monotonic() > self.end
         if not done and not late:
             return None
+        with suppress(ProcessLookupError):
+            os.killpg(self.process, signal.SIGKILL)          # what tests have started and left behind, too
         if not done:
-            os.killpg(self.process, signal.SIGKILL)
             os.waitpid(self.process, 0)
         self.seconds = time.monotonic() - self.started
         first = self.folder / "first"
