@@ -76,7 +76,7 @@ def as_maps(axes, **values):
     if value.is_complex():
         raise TypeError(f"{name} must be real numbers, not {value.dtype}")
     arguments.no_nan(**{name: value})
-    return (value.float() if value.dtype == torch.bfloat16 else value).cpu().numpy()
+    return (value.float() if value.dtype in (torch.bfloat16, torch.bool) else value).cpu().numpy()
 
 
 def show(axis, pixels, label="", **options):
