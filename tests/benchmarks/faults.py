@@ -24,6 +24,8 @@ from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 
+import psutil
+
 ROOT = Path(__file__).parents[2]
 SETTING = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "VIT_BUDGET": "smoke", "PYTHONHASHSEED": "0",
            "PYTHONDONTWRITEBYTECODE": "1"}
@@ -104,7 +106,6 @@ class Run:
 
     def work(self):
         """In the child: pytest, as a reader of the copy would run it."""
-        os.setsid()
         signal.signal(signal.SIGINT, signal.default_int_handler)     # also where the parent runs in the background
         output = os.open(self.folder / "output", os.O_WRONLY | os.O_CREAT)
         for stream in (1, 2):
@@ -134,17 +135,24 @@ class Run:
         late = time.monotonic() > self.end
         if not done and not late:
             return None
-        with suppress(ProcessLookupError):
-            os.killpg(self.process, signal.SIGKILL)          # what tests have started and left behind, too
-        if not done:
-            os.waitpid(self.process, 0)
+        self.stop(done)
         self.seconds = time.monotonic() - self.started
         first = self.folder / "first"
         told = first.read_text(encoding="utf-8") if first.exists() else ""
-        if not told and (late or status):
-            told = "did not end" if late and not done else "stopped: " + (self.folder / "output").read_text("utf-8")[-300:]
+        if not told and (status or not done):
+            told = "did not end" if not done else "stopped: " + (self.folder / "output").read_text("utf-8")[-300:]
         shutil.rmtree(self.folder, ignore_errors=True)
         return told
+
+    def stop(self, done=False):
+        """End it, unless it is done, and what its tests have started and left behind."""
+        if not done:
+            os.kill(self.process, signal.SIGKILL)
+            os.waitpid(self.process, 0)
+        for other in psutil.process_iter(["environ"]):
+            if (other.info["environ"] or {}).get("TMPDIR") == str(self.folder):
+                with suppress(psutil.NoSuchProcess):
+                    other.kill()
 
 
 def function_of(text, at):
@@ -170,7 +178,7 @@ def all_of(waiting, jobs):
             time.sleep(0.05)
     finally:
         for run in running.values():
-            os.killpg(run.process, signal.SIGKILL)
+            run.stop()
 
 
 def unchanged(folder, jobs, files, kept):
