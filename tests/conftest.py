@@ -3,6 +3,7 @@
 import atexit
 import os
 import shutil
+import signal
 import tempfile
 from pathlib import Path
 
@@ -13,6 +14,9 @@ if "VIT_TEST_CACHE" not in os.environ:
     os.environ["VIT_TEST_EUROSAT"] = str(Path(os.environ.pop("EUROSAT_ROOT", "")).resolve())
     atexit.register(shutil.rmtree, os.environ["VIT_CACHE"], ignore_errors=True)
 os.environ.update(VIT_BUDGET="smoke", OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")
+# Tests press Ctrl-C, which a shell switches off in what it runs in its background; so may have done who started them.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import pytest
 import torch

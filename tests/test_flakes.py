@@ -1,7 +1,12 @@
 """The command that looks for tests which do not always pass: a seed decides the order, and the counts are right."""
 
+import json
+from pathlib import Path
+
 import flakes
 import pytest
+
+from vit_helpers.pretrained import MEASURED
 
 pytest.importorskip("pytest_randomly", reason="pytest-randomly is not installed: pip install -r requirements.txt")
 
@@ -28,3 +33,18 @@ def test_what_fails_now_and_then_is_a_flake_and_counted():
 def test_a_run_that_does_not_begin_is_no_pass(tmp_path):
     with pytest.raises(SystemExit, match="ended with 4"):
         flakes.suite(1, ["-o", "addopts=", str(tmp_path / "nothing.py")])
+
+
+def test_runs_in_a_row_are_those_after_the_last_failure(tmp_path):
+    runs = [{"seed": seed, "tests": 4000, "seconds": 60 * seed, "failed": ["tests.test_x::test_y"] * (seed == 2)}
+            for seed in range(1, 6)]
+    assert flakes.sentence(runs) == ("3 whole runs in a row passed, seeds 3 to 5, 4,000 tests each, 4 minutes a run.")
+    assert flakes.sentence(runs[:2]) == flakes.sentence([]) == "Not measured yet."
+    flakes.keep(runs, tmp_path / "kept.json")
+    assert json.loads((tmp_path / "kept.json").read_text(encoding="utf-8"))["flakes"]["runs"] == runs
+
+
+def test_readme_says_what_was_recorded():
+    readme = Path(flakes.ROOT, "README.md").read_text(encoding="utf-8")
+    runs = json.loads(MEASURED.read_text(encoding="utf-8")).get("flakes", {}).get("runs", [])
+    assert readme == flakes.with_sentence(readme, runs), "write it anew: python tests/benchmarks/flakes.py"

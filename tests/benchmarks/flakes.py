@@ -4,16 +4,24 @@
 
 Run number N shuffles the tests with seed N (pytest-randomly); the cells of the notebooks keep their order, which is theirs.
 To run one of them again: pytest tests -p randomly --randomly-seed=N
+Each run is recorded as it ends, so that twenty in a row can be made in several evenings: the next call goes on with the next
+seed. README says how many passed in a row up to now. Changes beside the tests and the package (measured figures, texts) are no
+reason to begin anew; after others, call with --anew.
 """
 
 import argparse
+import json
+import re
 import subprocess
 import sys
 import tempfile
 import time
 from collections import defaultdict
 from pathlib import Path
+from statistics import median
 from xml.etree import ElementTree
+
+from vit_helpers.pretrained import MEASURED
 
 ROOT = Path(__file__).parents[2]
 
@@ -45,17 +53,60 @@ def flakes(runs):
     return {name: count for name, count in sorted(failed.items()) if count}
 
 
+def sentence(runs):
+    """What README says of the recorded runs, the last ones of which passed in a row."""
+    row = in_a_row(runs)
+    if not row:
+        return "Not measured yet."
+    return (f"{len(row)} whole runs in a row passed, seeds {row[0]['seed']} to {row[-1]['seed']}, "
+            f"{row[-1]['tests']:,} tests each, {median(run['seconds'] for run in row) / 60:.0f} minutes a run.")
+
+
+def in_a_row(runs):
+    """The last runs of a list of recorded ones, after the last that failed."""
+    failed = [place for place, run in enumerate(runs) if run["failed"]]
+    return runs[failed[-1] + 1 if failed else 0:]
+
+
+def with_sentence(readme, runs):
+    """README with the sentence about the recorded runs renewed."""
+    readme, times = re.subn(r"(?<=<!-- flakes -->\n).*(?=\n<!-- /flakes -->)", lambda _: sentence(runs), readme)
+    assert times == 1, f"README has {times} places for the runs"
+    return readme
+
+
+def keep(runs, out=None):
+    """Record the runs, in README too, unless another file than the project's is given."""
+    from record import record
+
+    record("flakes", {"runs": runs}, out)
+    if not out:
+        readme = ROOT / "README.md"
+        readme.write_text(with_sentence(readme.read_text(encoding="utf-8"), runs), encoding="utf-8", newline="\n")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=20)
-    parser.add_argument("--first", type=int, default=1, help="the seed of the first run")
-    parser.add_argument("words", nargs="*", help="files of tests, or other words for pytest, instead of the whole suite")
+    parser.add_argument("--first", type=int, help="the seed of the first run; default: the one after the last recorded")
+    parser.add_argument("--anew", action="store_true", help="forget the recorded runs")
+    parser.add_argument("--out", help="the file to record in instead of vit_helpers/measured.json")
+    parser.add_argument("words", nargs="*", help="files of tests, or other words for pytest, instead of the whole suite; "
+                                                 "not recorded")
     args = parser.parse_args()
+    kept = Path(args.out or MEASURED)
+    recorded = json.loads(kept.read_text(encoding="utf-8")).get("flakes", {}).get("runs", []) if kept.exists() else []
+    if args.anew:
+        recorded = []
+    first = args.first or (recorded[-1]["seed"] + 1 if recorded and not args.words else 1)
     runs = []
-    for seed in range(args.first, args.first + args.runs):
+    for seed in range(first, first + args.runs):
         passed, seconds = suite(seed, args.words)
         runs.append(passed)
         wrong = [name for name, good in passed.items() if not good]
+        if not args.words:
+            recorded = [*recorded, {"seed": seed, "tests": len(passed), "seconds": round(seconds), "failed": wrong}]
+            keep(recorded, args.out)
         print(f"seed {seed}: {len(passed) - len(wrong)} of {len(passed)} passed in {seconds:.0f} s"
               + "".join(f"\n  failed: {name}" for name in wrong), flush=True)
     found = flakes(runs)

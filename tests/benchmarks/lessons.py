@@ -18,7 +18,7 @@ import nbformat
 from nbclient import NotebookClient
 from record import peak_memory_of, record
 
-from vit_helpers import measured
+from vit_helpers import load_tiles, measured
 from vit_helpers.checks import Exercise
 from vit_helpers.pretrained import MEASURED
 from vit_helpers.runtime import written_whole
@@ -112,6 +112,8 @@ def main():
     unknown = set(args.name) - {path.stem for path in NOTEBOOKS}
     if unknown:
         parser.error(f"there is no notebook {', '.join(sorted(unknown))}; choose from {', '.join(p.stem for p in NOTEBOOKS)}")
+    if not args.readme:
+        load_tiles()                                 # decoded once; the first lesson shall not be the only one to say so
     for path in NOTEBOOKS if not args.readme else []:
         if path.stem in (args.name or [path.stem]):
             facts = run(path)
