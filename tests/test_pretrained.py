@@ -4,7 +4,6 @@ import hashlib
 import shlex
 import time
 import urllib.error
-from pathlib import Path
 
 import pytest
 import timm
@@ -237,14 +236,19 @@ def test_weights_that_do_not_fit_are_named_and_nothing_is_half_loaded(tmp_path):
 
 
 class Harmful:
+    """When it is unpickled with its code, `witness` appears. In the test's own folder: a leftover would fail later runs."""
+
+    def __init__(self, witness):
+        self.witness = witness
+
     def __reduce__(self):
-        return (open, ("/tmp/vit-was-here", "w"))
+        return (open, (str(self.witness), "w"))
 
 
 @pytest.mark.parametrize("content", ["module", "harmful", "checkpoint", "list", "empty dict", "text", "nothing", "cut"])
 def test_a_file_that_is_no_plain_state_dict_is_refused(tmp_path, content):
-    model, path = tiny(), tmp_path / "weights.pt"
-    things = {"module": model, "harmful": Harmful(), "checkpoint": {"model": model.state_dict(), "epoch": 3}, "list": [1, 2],
+    model, path, witness = tiny(), tmp_path / "weights.pt", tmp_path / "was-here"
+    things = {"module": model, "harmful": Harmful(witness), "checkpoint": {"model": model.state_dict(), "epoch": 3}, "list": [1, 2],
               "empty dict": {}}
     if content in things:
         torch.save(things[content], path)
@@ -254,7 +258,7 @@ def test_a_file_that_is_no_plain_state_dict_is_refused(tmp_path, content):
     before = {name: value.clone() for name, value in model.state_dict().items()}
     with pytest.raises(ValueError, match=r"weights.pt is not a plain state dict .*torch.save\(model.state_dict\(\), path\)"):
         load_weights(model, path)
-    assert not Path("/tmp/vit-was-here").exists()
+    assert not witness.exists()
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
