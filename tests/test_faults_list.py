@@ -37,7 +37,8 @@ def test_at_least_sixty_faults_with_names_of_their_own_in_all_parts_of_the_packa
 
 
 def test_the_tests_that_are_to_see_faults_first_are_there():
-    assert {path for paths in SEEN_FIRST_BY.values() for path in paths} <= {path.stem for path in TESTS.glob("test_*.py")}
+    there = {path.stem for path in [*TESTS.glob("test_*.py"), *(TESTS.parent / "notebooks").glob("*.ipynb")]}
+    assert {path for paths in SEEN_FIRST_BY.values() for path in paths} <= there
 
 
 def test_a_fault_is_given_to_those_who_call_its_function_the_likely_and_the_quick_first():
@@ -51,6 +52,9 @@ def test_a_fault_is_given_to_those_who_call_its_function_the_likely_and_the_quic
             "notebooks/03.ipynb": (4.0, ["patches.py:0", function])}
     assert faults.files_for(fault, seen, here) == [["tests/test_patches.py", "tests/test_model.py"],
                                                    ["notebooks/03.ipynb", "notebooks/02.ipynb"]]
+    slow = {f"notebooks/{name}.ipynb": (float(seconds), [function]) for name, seconds in
+            {"02_patches": 50, "06": 20, "07": 10, "08": 30, "09": 31}.items()}
+    assert faults.files_for(fault, slow, here)[1] == [f"notebooks/{name}.ipynb" for name in ("02_patches", "07", "06")]
 
 
 RUNS = """
@@ -98,8 +102,8 @@ def test_readme_states_what_the_last_run_showed():
     assert readme == faults.with_sentence(readme, facts), "write it anew: python tests/benchmarks/faults.py"
     assert facts is None or facts["faults"] == len(facts["rows"]) == facts["caught by"]["together"] >= 60
     three = {"faults": 3, "caught by": {"unit tests": 2, "notebooks alone": 1, "together": 3}, "seconds": 2990, "jobs": 2}
-    assert faults.sentence(three) == ("Of 3 mistakes the unit tests notice 2, the notebooks alone 1, both together 3. "
-                                      "The run took 50 minutes, 2 at a time.")
+    assert faults.sentence(three) == ("Of 3 mistakes the unit tests notice 2, the notebooks alone 1 (each mistake is shown to "
+                                      "about 75 seconds of them), both together 3. The run took 50 minutes, 2 at a time.")
 
 
 def test_shares_and_table_of_a_result():

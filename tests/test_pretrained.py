@@ -248,8 +248,8 @@ class Harmful:
 @pytest.mark.parametrize("content", ["module", "harmful", "checkpoint", "list", "empty dict", "text", "nothing", "cut"])
 def test_a_file_that_is_no_plain_state_dict_is_refused(tmp_path, content):
     model, path, witness = tiny(), tmp_path / "weights.pt", tmp_path / "was-here"
-    things = {"module": model, "harmful": Harmful(witness), "checkpoint": {"model": model.state_dict(), "epoch": 3}, "list": [1, 2],
-              "empty dict": {}}
+    things = {"module": model, "harmful": Harmful(witness), "checkpoint": {"model": model.state_dict(), "epoch": 3},
+              "list": [1, 2], "empty dict": {}}
     if content in things:
         torch.save(things[content], path)
     else:

@@ -19,18 +19,24 @@ class Fault(NamedTuple):
 
 # The tests that are likely to see a fault of a file, or of a folder, and so are run first.
 SEEN_FIRST_BY = {
-    "model.py": ["test_model"], "patches.py": ["test_patches"], "attention.py": ["test_attention"],
-    "recipes.py": ["test_training"], "runtime.py": ["test_runtime"], "synthetic.py": ["test_synthetic"],
-    "eurosat.py": ["test_eurosat"], "archives.py": ["test_eurosat"], "downloads.py": ["test_eurosat"],
-    "distributed.py": ["test_distributed"], "arguments.py": ["test_bad_input"], "stored.py": ["test_stored"],
-    "scenes.py": ["test_scenes", "test_video"], "cnn.py": ["test_model"],
-    "pictures.py": ["test_pictures", "test_segmentation"], "pretrained.py": ["test_pretrained"], "data.py": ["test_data"],
-    "training.py": ["test_training"], "checkpoints.py": ["test_training", "test_pretrained"],
-    "evaluation.py": ["test_evaluation"], "__main__.py": ["test_command_line"], "publish.py": ["test_publish"],
-    "widgets.py": ["test_widgets"], "plotting": ["test_plotting"], "checks": ["test_checks"],
-    "heads/segmentation.py": ["test_segmentation"], "heads/detection.py": ["test_detection"],
-    "heads/average_precision.py": ["test_detection"], "heads/video.py": ["test_video"],
-    "heads/masked.py": ["test_generation"], "heads/flow.py": ["test_generation"], "heads/shipped.py": ["test_generation"],
+    "model.py": ["test_model", "04_positional_encoding", "07_vision_transformer"],
+    "patches.py": ["test_patches", "02_patches", "03_patch_embeddings"],
+    "attention.py": ["test_attention", "05_self_attention", "10_attention_maps"],
+    "recipes.py": ["test_training", "08_training"], "runtime.py": ["test_runtime", "00_start_here"],
+    "synthetic.py": ["test_synthetic", "01_eurosat_data"], "eurosat.py": ["test_eurosat", "01_eurosat_data"],
+    "archives.py": ["test_eurosat", "01_eurosat_data"], "downloads.py": ["test_eurosat", "01_eurosat_data"],
+    "distributed.py": ["test_distributed", "17_scaling"], "arguments.py": ["test_bad_input"],
+    "stored.py": ["test_stored", "17_scaling"], "scenes.py": ["test_scenes", "test_video", "13_segmentation", "15_video"],
+    "cnn.py": ["test_model", "11_what_matters"], "pictures.py": ["test_pictures", "test_segmentation", "01_eurosat_data"],
+    "pretrained.py": ["test_pretrained", "12_pretrained"], "data.py": ["test_data", "01_eurosat_data", "09_evaluation"],
+    "training.py": ["test_training", "08_training"],
+    "checkpoints.py": ["test_training", "test_pretrained", "08_training"],
+    "evaluation.py": ["test_evaluation", "09_evaluation"], "__main__.py": ["test_command_line"],
+    "publish.py": ["test_publish"], "widgets.py": ["test_widgets"], "plotting": ["test_plotting"], "checks": ["test_checks"],
+    "heads/segmentation.py": ["test_segmentation", "13_segmentation"],
+    "heads/detection.py": ["test_detection", "14_detection"], "heads/average_precision.py": ["test_detection", "14_detection"],
+    "heads/video.py": ["test_video", "15_video"], "heads/masked.py": ["test_generation", "16_generation"],
+    "heads/flow.py": ["test_generation", "16_generation"], "heads/shipped.py": ["test_generation", "16_generation"],
 }
 
 

@@ -4,7 +4,8 @@
 
 For each fault twice, each up to the first failure: the unit tests, and the notebooks alone, as nbval compares them in the smoke
 budget. A run that does not end counts as a failure. First the unchanged copy is run, which must pass; it also shows which tests
-and notebooks call which function, so that a fault is given to those only that could see it, the quickest first.
+and notebooks call which function, so that a fault is given to those only that could see it: the likely and the quick ones
+first, and of notebooks as many as take 75 seconds unchanged, so that all of it ends within an hour.
 The result is recorded, and a sentence of README written. No real tiles, no browser, no network. Needs Linux or macOS
 (`os.fork`): torch is imported once and shared by all runs.
 """
@@ -22,6 +23,7 @@ import time
 from collections import defaultdict
 from contextlib import suppress
 from importlib import import_module
+from itertools import accumulate
 from pathlib import Path
 
 import psutil
@@ -34,6 +36,7 @@ SETTING = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "VIT_BUDGET": "smoke"
 LEFT_OUT = {"test_faults_list", "test_flakes", "test_notebooks", "test_environments", "test_benchmarks", "test_throughput",
             "test_elsewhere", "test_faults"}
 ASKED = {"test_publish"}                     # minutes long: run for the faults only that name it
+NOTEBOOKS = 75                               # seconds that the notebooks given to one fault take unchanged, all but the first
 PATIENCE = 120                               # seconds, and three times those of the unchanged copy, then a run hangs
 
 # Python runs this file by itself at its start, in kernels and other programs too: it makes sure that they import the copy, and
@@ -201,14 +204,17 @@ def unchanged(folder, jobs, files, kept):
 
 
 def files_for(fault, seen, text):
-    """Unit tests and notebooks that could see the fault, as they call its function, the likely and the quick ones first."""
+    """Unit tests and notebooks that could see the fault, as they call its function, the likely and the quick ones first; all
+    such unit tests, and notebooks until `NOTEBOOKS` seconds are over."""
     from fault_list import SEEN_FIRST_BY
 
     here = f"{fault.file}:{function_of(text, text.index(fault.old))}"
     likely = SEEN_FIRST_BY[fault.file if fault.file in SEEN_FIRST_BY else fault.file.split("/")[0]]
     order = sorted((Path(file).stem not in likely or seconds > 60, seconds, file) for file, (seconds, called) in seen.items()
                    if here in called and (Path(file).stem in likely or Path(file).stem not in ASKED))
-    return [[file for _, _, file in order if file.endswith(kind)] for kind in (".py", ".ipynb")]
+    tests, notebooks = [[each for each in order if each[2].endswith(kind)] for kind in (".py", ".ipynb")]
+    over = accumulate((seconds for _, seconds, _ in notebooks), initial=0)
+    return [[file for _, _, file in tests], [file for (_, _, file), so_far in zip(notebooks, over, strict=False) if so_far < NOTEBOOKS]]
 
 
 def judge(fault, folder, number, kind, files, seen):
@@ -253,8 +259,8 @@ def sentence(facts):
         return "Not measured yet."
     by = facts["caught by"]
     return (f"Of {facts['faults']} mistakes the unit tests notice {by['unit tests']}, the notebooks alone "
-            f"{by['notebooks alone']}, both together {by['together']}. The run took {facts['seconds'] / 60:.0f} minutes, "
-            f"{facts['jobs']} at a time.")
+            f"{by['notebooks alone']} (each mistake is shown to about {NOTEBOOKS} seconds of them), both together "
+            f"{by['together']}. The run took {facts['seconds'] / 60:.0f} minutes, {facts['jobs']} at a time.")
 
 
 def with_sentence(readme, facts):
