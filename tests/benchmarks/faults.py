@@ -213,8 +213,9 @@ def files_for(fault, seen, text):
     order = sorted((Path(file).stem not in likely or seconds > 60, seconds, file) for file, (seconds, called) in seen.items()
                    if here in called and (Path(file).stem in likely or Path(file).stem not in ASKED))
     tests, notebooks = [[each for each in order if each[2].endswith(kind)] for kind in (".py", ".ipynb")]
-    over = accumulate((seconds for _, seconds, _ in notebooks), initial=0)
-    return [[file for _, _, file in tests], [file for (_, _, file), so_far in zip(notebooks, over, strict=False) if so_far < NOTEBOOKS]]
+    before = accumulate((seconds for _, seconds, _ in notebooks[:-1]), initial=0)        # of one file, those before it
+    shown = [file for (_, _, file), seconds in zip(notebooks, before, strict=False) if seconds < NOTEBOOKS]
+    return [[file for _, _, file in tests], shown]
 
 
 def judge(fault, folder, number, kind, files, seen):
