@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 
 import pytest
 import torch
@@ -120,6 +122,7 @@ def test_a_killed_worker_is_started_again_and_the_run_goes_on_from_the_last_chec
         log.seek(0)
         said = log.read()
     assert "SIGKILL" in said or "-9" in said                 # the worker did not end before it was killed
+    assert "failed to connect" not in said                   # nobody looked for the dead ones at their old addresses
     facts = [json.loads((tmp_path / name / "synthetic.json").read_text(encoding="utf-8")) for name in ("once", "killed")]
     losses = torch.tensor([each["history"]["loss"] for each in facts])
     assert losses.shape == (2, 4) and (losses[0] - losses[1]).abs().max() < 2e-4         # they are stored with four digits
@@ -151,6 +154,29 @@ def test_a_share_of_a_batch_gets_the_views_of_the_whole():
     whole = flip_and_transpose(images, torch.Generator().manual_seed(0))
     part = flip_and_transpose(images[mine], torch.Generator().manual_seed(0), (20, mine))
     assert part.equal(whole[mine])
+
+
+@pytest.mark.parametrize("late", [0, 1, 2])
+def test_what_an_earlier_start_left_in_the_store_is_not_read(late):
+    store = torch.distributed.HashStore()
+    store.set_timeout(timedelta(seconds=10))
+
+    def start(number):
+        time.sleep(0.3 * (number == late))
+        part = distributed._of_this_start(store, number, 3)
+        part.set(f"address of {number}", f"start {turn}")
+        return [part.get(f"address of {other}").decode() for other in range(3)]
+
+    for turn in range(3):                                    # each time all processes are new
+        with ThreadPoolExecutor(3) as threads:
+            assert list(threads.map(start, range(3))) == [[f"start {turn}"] * 3] * 3
+
+
+def test_process_0_does_not_wait_for_ever_for_the_others():
+    store = torch.distributed.HashStore()
+    store.set_timeout(timedelta(seconds=0.2))
+    with pytest.raises(TimeoutError, match="1 of 3 processes came"):
+        distributed._of_this_start(store, 0, 3)
 
 
 def test_alone_nothing_is_shared_out():

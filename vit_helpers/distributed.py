@@ -1,7 +1,9 @@
 """Several processes that train one model together, as torchrun starts them; a process that is alone notices nothing."""
 
 import os
+import time
 from contextlib import contextmanager
+from uuid import uuid4
 
 import torch
 from torch import distributed
@@ -34,11 +36,38 @@ def joined():
                              f"torchrun with --nproc-per-node={gpus}, or hide the GPUs with CUDA_VISIBLE_DEVICES=")
         torch.cuda.set_device(here)                  # from now on "cuda" means this one
         backend = "cpu:gloo,cuda:nccl"
-    distributed.init_process_group(backend)
+    store, number, count = next(distributed.rendezvous("env://"))
+    distributed.init_process_group(backend, store=_of_this_start(store, number, count), rank=number, world_size=count)
     try:
         yield
     finally:
         distributed.destroy_process_group()
+
+
+def _of_this_start(store, number, count):
+    """The part of torchrun's store that belongs to the `count` processes started now, the same in each; `number` is ours.
+
+    torchrun keeps one store for all its restarts. There a process would find the addresses of workers that are dead, and
+    fail, or wait for half an hour. So process 0 makes up a new name and gives it to those who ask, by names of their own that
+    are as new: what it answers to a dead one is read by nobody. The number of the restart would not do: it may differ between
+    machines.
+    """
+    if number:
+        ours = uuid4().hex
+        store.set(f"asks {number}", ours)
+        name = store.get(f"answer to {ours}").decode()       # waits
+        store.add(f"{name} is known", 1)
+        return distributed.PrefixStore(name, store)
+    name, asked = uuid4().hex, [f"asks {other}" for other in range(1, count)]
+    end = time.monotonic() + store.timeout.total_seconds()
+    while (known := store.add(f"{name} is known", 0)) < len(asked):
+        if time.monotonic() > end:
+            raise TimeoutError(f"{known + 1} of {count} processes came within {store.timeout}; start the others too")
+        for key in asked:
+            if store.check([key]):
+                store.set(f"answer to {store.get(key).decode()}", name)
+        time.sleep(0.05)
+    return distributed.PrefixStore(name, store)
 
 
 def share_of(count):

@@ -227,6 +227,8 @@ FAULTS = [Fault(*fault) for fault in (
     ("partners of CutMix in two processes", "distributed.py", "torch.minimum(position, count - 1 - position) %", "position %"),
     ("gradients of several processes not averaged", "distributed.py", "    if processes() == 1:\n        return model\n",
      "    if processes():\n        return model\n"),
+    ("addresses of dead workers after a restart", "distributed.py", 'name, asked = uuid4().hex, [', 'name, asked = "start", ['),
+    ("an answer to a worker that is dead", "distributed.py", "ours = uuid4().hex", "ours = str(number)"),
     ("shares of a batch counted alike whatever their size", "training.py", "(processes() * len(labels) / size)", "1"),
     ("a download that is not checked", "downloads.py", "        if not check_integrity(part, md5):\n            part.unlink",
      "        if False:\n            part.unlink"),
