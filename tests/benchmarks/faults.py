@@ -192,7 +192,7 @@ def unchanged(folder, jobs, files, kept):
     notes, seen = folder / "notes", json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {}
     notes.mkdir()
     files = [file for file in files if file not in seen]
-    starts = [lambda file=file: Run(copy, [file], 1800, notes / Path(file).stem) for file in files]
+    starts = [lambda file=file: Run(copy, [file], 900, notes / Path(file).stem) for file in files]
     for number, run, told in all_of(starts, jobs):
         if told:
             raise SystemExit(f"the unchanged course does not pass, so nothing could be learned: {told}")
