@@ -48,9 +48,9 @@ def _of_this_start(store, number, count):
     """The part of torchrun's store that belongs to the `count` processes started now, the same in each; `number` is ours.
 
     torchrun keeps one store for all its restarts (PyTorch's issue 135712 tells why). There a process would find the
-    addresses of workers that are dead, and fail, or wait for half an hour. So process 0 makes up a new name and gives it to those who ask, by names of their own that
-    are as new: what it answers to a dead one is read by nobody. The number of the restart would not do: it may differ between
-    machines.
+    addresses of workers that are dead, and fail, or wait for half an hour. So process 0 makes up a new name and gives it to
+    those who ask, by names of their own that are as new: what it answers to a dead one is read by nobody. The number of the
+    restart would not do: it may differ between machines.
     """
     if number:
         ours = uuid4().hex
