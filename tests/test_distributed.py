@@ -99,6 +99,29 @@ def test_several_processes_learn_what_one_learns(program, alone, count):
     assert "Warning" not in done.stderr.replace("OMP_NUM_THREADS", "")
 
 
+@pytest.mark.parametrize("late", [0, 1, 2])
+def test_what_an_earlier_start_left_in_the_store_is_not_read(late):
+    store = torch.distributed.HashStore()
+    store.set_timeout(timedelta(seconds=10))
+
+    def start(number):
+        time.sleep(0.3 * (number == late))
+        part = distributed._of_this_start(store, number, 3)
+        part.set(f"address of {number}", f"start {turn}")
+        return [part.get(f"address of {other}").decode() for other in range(3)]
+
+    for turn in range(3):                                    # each time all processes are new
+        with ThreadPoolExecutor(3) as threads:
+            assert list(threads.map(start, range(3))) == [[f"start {turn}"] * 3] * 3
+
+
+def test_process_0_does_not_wait_for_ever_for_the_others():
+    store = torch.distributed.HashStore()
+    store.set_timeout(timedelta(seconds=0.2))
+    with pytest.raises(TimeoutError, match="1 of 3 processes came"):
+        distributed._of_this_start(store, 0, 3)
+
+
 def test_a_killed_worker_is_started_again_and_the_run_goes_on_from_the_last_checkpoint(tmp_path):
     words = ["-m", "vit_helpers", "train", "--source", "synthetic", "--epochs", "4", "--report", "end"]
     env = environment()
@@ -154,29 +177,6 @@ def test_a_share_of_a_batch_gets_the_views_of_the_whole():
     whole = flip_and_transpose(images, torch.Generator().manual_seed(0))
     part = flip_and_transpose(images[mine], torch.Generator().manual_seed(0), (20, mine))
     assert part.equal(whole[mine])
-
-
-@pytest.mark.parametrize("late", [0, 1, 2])
-def test_what_an_earlier_start_left_in_the_store_is_not_read(late):
-    store = torch.distributed.HashStore()
-    store.set_timeout(timedelta(seconds=10))
-
-    def start(number):
-        time.sleep(0.3 * (number == late))
-        part = distributed._of_this_start(store, number, 3)
-        part.set(f"address of {number}", f"start {turn}")
-        return [part.get(f"address of {other}").decode() for other in range(3)]
-
-    for turn in range(3):                                    # each time all processes are new
-        with ThreadPoolExecutor(3) as threads:
-            assert list(threads.map(start, range(3))) == [[f"start {turn}"] * 3] * 3
-
-
-def test_process_0_does_not_wait_for_ever_for_the_others():
-    store = torch.distributed.HashStore()
-    store.set_timeout(timedelta(seconds=0.2))
-    with pytest.raises(TimeoutError, match="1 of 3 processes came"):
-        distributed._of_this_start(store, 0, 3)
 
 
 def test_alone_nothing_is_shared_out():
