@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import faults
 import nbformat
@@ -53,7 +54,7 @@ def test_a_fault_is_given_to_those_who_call_its_function_the_likely_and_the_quic
     assert faults.files_for(fault, seen, here) == [["tests/test_patches.py", "tests/test_model.py"],
                                                    ["notebooks/03.ipynb", "notebooks/02.ipynb"]]
     slow = {f"notebooks/{name}.ipynb": (float(seconds), [function]) for name, seconds in
-            {"02_patches": 50, "06": 20, "07": 10, "08": 30, "09": 31}.items()}
+            {"02_patches": 25, "06": 10, "07": 5, "08": 12, "09": 13}.items()}
     assert faults.files_for(fault, slow, here)[1] == [f"notebooks/{name}.ipynb" for name in ("02_patches", "07", "06")]
 
 
@@ -101,9 +102,22 @@ def test_readme_states_what_the_last_run_showed():
     facts = json.loads(MEASURED.read_text(encoding="utf-8")).get("faults")
     assert readme == faults.with_sentence(readme, facts), "write it anew: python tests/benchmarks/faults.py"
     assert facts is None or facts["faults"] == len(facts["rows"]) == facts["caught by"]["together"] >= 60
-    three = {"faults": 3, "caught by": {"unit tests": 2, "notebooks alone": 1, "together": 3}, "seconds": 2990, "jobs": 2}
+    three = {"faults": 3, "caught by": {"unit tests": 2, "notebooks alone": 1, "together": 3}, "seconds": 2990, "jobs": 2,
+             "shown": 75}
     assert faults.sentence(three) == ("Of 3 mistakes the unit tests notice 2, the notebooks alone 1 (each mistake is shown to "
-                                      "about 75 seconds of them), both together 3. The run took 50 minutes, 2 at a time.")
+                                      "about 75 seconds of them), both together 3. It took 50 minutes, 2 at a time.")
+
+
+def test_what_only_some_faults_showed_replaces_their_rows():
+    rows = [{"fault": name, "unit tests": "", "notebooks": ""} for name in "abc"]
+    list_ = [SimpleNamespace(name=name) for name in "abc"]
+    last = faults.merged(None, rows, list_, 2, 100)
+    assert last["caught by"]["together"] == 0 and last["shown"] == faults.NOTEBOOKS
+    new = faults.merged({**last, "shown": 9}, [{"fault": "b", "unit tests": "x", "notebooks": ""}], list_, 2, 20)
+    assert [row["fault"] for row in new["rows"]] == ["a", "b", "c"] and new["rows"][1]["unit tests"] == "x"
+    assert (new["caught by"]["together"], new["seconds"], new["shown"], new["faults"]) == (1, 120, 9, 3)
+    with pytest.raises(SystemExit, match="no run has tried a, c; leave --only out"):
+        faults.merged(None, rows[1:2], list_, 2, 20)
 
 
 def test_shares_and_table_of_a_result():

@@ -183,6 +183,7 @@ def test_a_stage_that_differs_is_named():
     differences = stage_differences(ours, reference, images)
     assert max(differences[name] for name in ("patch embedding", "positions", "block 0")) <= 1e-5
     assert differences["block 1"] > 1e-3
+    assert stage_differences(reference, ours, images) == differences         # neither is the right one: no sign
     ours.blocks[0].norm1.eps = 1e-2                          # not a weight: no state dict would tell
     assert stage_differences(ours, reference, images)["block 0"] > 1e-5
     with pytest.raises(ValueError, match="the models have 2 and 4 blocks"):

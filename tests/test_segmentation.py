@@ -147,7 +147,7 @@ class ByColor(torch.nn.Module):
 
 
 @pytest.mark.parametrize("dense", [False, True])
-@pytest.mark.parametrize(("shape", "stride"), [((4, 4), 2), ((7, 10), 3), ((8, 8), 4), ((9, 5), 1)])
+@pytest.mark.parametrize(("shape", "stride"), [((4, 4), 2), ((7, 10), 3), ((8, 11), 3), ((8, 8), 4), ((9, 5), 1)])
 def test_a_map_is_the_mean_over_the_windows_that_see_a_pixel(shape, stride, dense):
     picture = torch.randint(256, (3, *shape), dtype=torch.uint8)
     model = ByColor(dense=dense)

@@ -5,7 +5,7 @@
 For each fault twice, each up to the first failure: the unit tests, and the notebooks alone, as nbval compares them in the smoke
 budget. A run that does not end counts as a failure. First the unchanged copy is run, which must pass; it also shows which tests
 and notebooks call which function, so that a fault is given to those only that could see it: the likely and the quick ones
-first, and of notebooks as many as take 75 seconds unchanged, so that all of it ends within an hour.
+first, and of notebooks as many as take 40 seconds unchanged, so that all of it ends within an hour.
 The result is recorded, and a sentence of README written. No real tiles, no browser, no network. Needs Linux or macOS
 (`os.fork`): torch is imported once and shared by all runs.
 """
@@ -19,6 +19,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import threading
 import time
 from collections import defaultdict
 from contextlib import suppress
@@ -36,7 +37,7 @@ SETTING = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "VIT_BUDGET": "smoke"
 LEFT_OUT = {"test_faults_list", "test_flakes", "test_notebooks", "test_environments", "test_benchmarks", "test_throughput",
             "test_elsewhere", "test_faults"}
 ASKED = {"test_publish"}                     # minutes long: run for the faults only that name it
-NOTEBOOKS = 75                               # seconds that the notebooks given to one fault take unchanged, all but the first
+NOTEBOOKS = 40                               # seconds that the notebooks given to one fault take unchanged, all but the first
 PATIENCE = 120                               # seconds, and three times those of the unchanged copy, then a run hangs
 
 # Python runs this file by itself at its start, in kernels and other programs too: it makes sure that they import the copy, and
@@ -75,6 +76,9 @@ class First:
 
     def __init__(self, path):
         self.path = path
+
+    def pytest_runtest_call(self, item):
+        sys.setprofile(threading.getprofile())               # an earlier test may have switched it off
 
     def note(self, report):
         if report.failed and not self.path.exists():
@@ -254,14 +258,25 @@ def shares(rows):
             "together": sum(bool(row["unit tests"] or row["notebooks"]) for row in rows)}
 
 
+def merged(last, rows, faults, jobs, seconds):
+    """What is recorded: these rows and, of the faults that have none here, those of the last record."""
+    known = {row["fault"]: row for row in [*(last["rows"] if last else []), *rows]}
+    missing = [fault.name for fault in faults if fault.name not in known]
+    if missing:
+        raise SystemExit(f"not recorded, as no run has tried {', '.join(missing)}; leave --only out")
+    rows = [known[fault.name] for fault in faults]
+    return {"faults": len(rows), "caught by": shares(rows), "jobs": jobs, "shown": last["shown"] if last else NOTEBOOKS,
+            "seconds": seconds + (last["seconds"] if last else 0), "rows": rows}
+
+
 def sentence(facts):
     """What README says about the last complete run; None stands for no run."""
     if facts is None:
         return "Not measured yet."
     by = facts["caught by"]
     return (f"Of {facts['faults']} mistakes the unit tests notice {by['unit tests']}, the notebooks alone "
-            f"{by['notebooks alone']} (each mistake is shown to about {NOTEBOOKS} seconds of them), both together "
-            f"{by['together']}. The run took {facts['seconds'] / 60:.0f} minutes, {facts['jobs']} at a time.")
+            f"{by['notebooks alone']} (each mistake is shown to about {facts['shown']} seconds of them), both together "
+            f"{by['together']}. It took {facts['seconds'] / 60:.0f} minutes, {facts['jobs']} at a time.")
 
 
 def with_sentence(readme, facts):
@@ -273,7 +288,8 @@ def with_sentence(readme, facts):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", metavar="NAME", help="faults with these words in name or file; not recorded")
+    parser.add_argument("--only", nargs="+", metavar="NAME",
+                        help="faults with these words in name or file; recorded in place of what the last run showed of them")
     parser.add_argument("--kind", choices=("unit", "notebooks"), help="only these tests; not recorded")
     parser.add_argument("--jobs", type=int, default=2, help="how many runs at a time")
     parser.add_argument("--seen", help="a file that keeps what the unchanged course showed, for the next time")
@@ -308,10 +324,13 @@ def main():
             print(f"{faults[number].name}, {kind}: {told or 'NOT NOTICED'} ({run.seconds:.0f} s)", flush=True)
     seconds = time.monotonic() - started
     print(table(rows), f"in {seconds / 60:.0f} minutes", sep="\n")
-    if not args.only and not args.kind:
+    if not args.kind:
         from record import record
 
-        facts = {"faults": len(rows), "caught by": shares(rows), "jobs": args.jobs, "seconds": round(seconds), "rows": rows}
+        from vit_helpers.pretrained import MEASURED  # not before, each run has a vit_helpers of its own
+
+        last = json.loads(MEASURED.read_text(encoding="utf-8")).get("faults") if args.only else None
+        facts = merged(last, rows, FAULTS, args.jobs, round(seconds))
         record("faults", facts, args.out)
         if not args.out:
             readme = ROOT / "README.md"
