@@ -5,8 +5,9 @@
 For each fault twice, each up to the first failure: the unit tests, and the notebooks alone, as nbval compares them in the smoke
 budget. A run that does not end counts as a failure. First the unchanged copy is run, which must pass; it also shows which tests
 and notebooks call which function, so that a fault is given to those only that could see it: the likely and the quick ones
-first, and of notebooks as many as take 40 seconds unchanged, so that all of it ends within an hour.
-The result is recorded, and a sentence of README written. No real tiles, no browser, no network. Needs Linux or macOS
+first, and of notebooks as many as take 40 seconds unchanged.
+The result is recorded, and a sentence of README written; with --only it takes the place of what was recorded of those faults.
+No real tiles, no browser, no network. Needs Linux or macOS
 (`os.fork`): torch is imported once and shared by all runs.
 """
 
