@@ -103,9 +103,10 @@ def test_readme_states_what_the_last_run_showed():
     assert readme == faults.with_sentence(readme, facts), "write it anew: python tests/benchmarks/faults.py"
     assert facts is None or facts["faults"] == len(facts["rows"]) == facts["caught by"]["together"] >= 60
     three = {"faults": 3, "caught by": {"unit tests": 2, "notebooks alone": 1, "together": 3}, "seconds": 2990, "jobs": 2,
-             "shown": 75}
+             "shown": 75, "again": 0}
     assert faults.sentence(three) == ("Of 3 mistakes the unit tests notice 2, the notebooks alone 1 (each mistake is shown to "
                                       "about 75 seconds of them), both together 3. It took 50 minutes, 2 at a time.")
+    assert faults.sentence({**three, "again": 2}).endswith("2 at a time, 2 of them tried again after a change of the tests.")
 
 
 def test_what_only_some_faults_showed_replaces_their_rows():
@@ -115,7 +116,7 @@ def test_what_only_some_faults_showed_replaces_their_rows():
     assert last["caught by"]["together"] == 0 and last["shown"] == faults.NOTEBOOKS
     new = faults.merged({**last, "shown": 9}, [{"fault": "b", "unit tests": "x", "notebooks": ""}], list_, 2, 20)
     assert [row["fault"] for row in new["rows"]] == ["a", "b", "c"] and new["rows"][1]["unit tests"] == "x"
-    assert (new["caught by"]["together"], new["seconds"], new["shown"], new["faults"]) == (1, 120, 9, 3)
+    assert (new["caught by"]["together"], new["seconds"], new["shown"], new["faults"], new["again"]) == (1, 120, 9, 3, 1)
     with pytest.raises(SystemExit, match="no run has tried a, c; leave --only out"):
         faults.merged(None, rows[1:2], list_, 2, 20)
 

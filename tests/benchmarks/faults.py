@@ -265,19 +265,20 @@ def merged(last, rows, faults, jobs, seconds):
     missing = [fault.name for fault in faults if fault.name not in known]
     if missing:
         raise SystemExit(f"not recorded, as no run has tried {', '.join(missing)}; leave --only out")
-    rows = [known[fault.name] for fault in faults]
-    return {"faults": len(rows), "caught by": shares(rows), "jobs": jobs, "shown": last["shown"] if last else NOTEBOOKS,
-            "seconds": seconds + (last["seconds"] if last else 0), "rows": rows}
+    tried, rows = len(rows), [known[fault.name] for fault in faults]
+    return {"faults": len(rows), "again": last["again"] + tried if last else 0, "caught by": shares(rows), "jobs": jobs,
+            "shown": last["shown"] if last else NOTEBOOKS, "seconds": seconds + (last["seconds"] if last else 0), "rows": rows}
 
 
 def sentence(facts):
     """What README says about the last complete run; None stands for no run."""
     if facts is None:
         return "Not measured yet."
-    by = facts["caught by"]
+    by, again = facts["caught by"], facts["again"]
     return (f"Of {facts['faults']} mistakes the unit tests notice {by['unit tests']}, the notebooks alone "
             f"{by['notebooks alone']} (each mistake is shown to about {facts['shown']} seconds of them), both together "
-            f"{by['together']}. It took {facts['seconds'] / 60:.0f} minutes, {facts['jobs']} at a time.")
+            f"{by['together']}. It took {facts['seconds'] / 60:.0f} minutes, {facts['jobs']} at a time"
+            f"{f', {again} of them tried again after a change of the tests' if again else ''}.")
 
 
 def with_sentence(readme, facts):
