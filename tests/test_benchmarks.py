@@ -106,13 +106,15 @@ def test_the_walk_ends_at_the_good_recipe_and_changes_one_thing_at_a_time(monkey
     assert all(before != after for before, after in itertools.pairwise(seen[:-1]))   # the last one only has more epochs
 
 
-def test_one_study_from_the_command_line(tmp_path):
-    words = [sys.executable, BENCHMARKS / "what_matters.py", "positions", "--seeds", "0", "--source", "synthetic",
-             "--out", tmp_path / "measured.json"]
-    subprocess.run(list(map(str, words)), check=True, capture_output=True)
+def test_one_study_from_the_command_line(tmp_path, monkeypatch):
+    words = ["positions", "--seeds", "0", "--source", "synthetic", "--out", tmp_path / "measured.json"]
+    monkeypatch.setattr(sys, "argv", ["what_matters.py", *map(str, words)])
+    monkeypatch.setattr(what_matters, "load_tiles", lambda source: Tiles(*synthetic_tiles(150), source=source))
+    what_matters.main()
     study = json.loads((tmp_path / "measured.json").read_text(encoding="utf-8"))["positions"]
     assert [row["positions"] for row in study["rows"]] == ["none", "learned", "sincos"]
     assert all(0 <= row["accuracy"][0] <= 1 and row["seconds"] > 0 for row in study["rows"])
+    assert study["judged_on"] == "20 validation tiles" and study["source"] == "synthetic"
 
 
 def test_a_run_of_the_course_is_judged_with_one_and_with_eight_views(monkeypatch):

@@ -11,8 +11,9 @@ from datetime import timedelta
 
 import pytest
 import torch
+from PIL import Image
 
-from vit_helpers import GOOD, Tiles, VisionTransformer, batches, distributed, fit
+from vit_helpers import CLASSES, GOOD, Tiles, VisionTransformer, batches, distributed, fit, pack
 from vit_helpers.data import flip_and_transpose
 from vit_helpers.synthetic import synthetic_tiles
 
@@ -122,8 +123,20 @@ def test_process_0_does_not_wait_for_ever_for_the_others():
         distributed._of_this_start(store, 0, 3)
 
 
-def test_a_killed_worker_is_started_again_and_the_run_goes_on_from_the_last_checkpoint(tmp_path):
-    words = ["-m", "vit_helpers", "train", "--source", "synthetic", "--epochs", "4", "--report", "end"]
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory):
+    """Two hundred tiles on the disk: an epoch of them is three steps."""
+    folder = tmp_path_factory.mktemp("packed")
+    for i, (image, label) in enumerate(zip(*synthetic_tiles(200), strict=True)):
+        path = folder / "tree" / CLASSES[label] / f"{i:03}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image.transpose(1, 2, 0)).save(path)
+    pack(folder / "tree", folder / "tiles")
+    return folder / "tiles"
+
+
+def test_a_killed_worker_is_started_again_and_the_run_goes_on_from_the_last_checkpoint(tmp_path, packed):
+    words = ["-m", "vit_helpers", "train", "--data", packed, "--epochs", "6", "--report", "end", "--name", "tiles"]
     env = environment()
     once = subprocess.run([sys.executable, *words, "--out", tmp_path / "once"], capture_output=True, text=True, timeout=300,
                           env=env)
@@ -146,10 +159,10 @@ def test_a_killed_worker_is_started_again_and_the_run_goes_on_from_the_last_chec
         said = log.read()
     assert "SIGKILL" in said or "-9" in said                 # the worker did not end before it was killed
     assert "failed to connect" not in said                   # nobody looked for the dead ones at their old addresses
-    facts = [json.loads((tmp_path / name / "synthetic.json").read_text(encoding="utf-8")) for name in ("once", "killed")]
+    facts = [json.loads((tmp_path / name / "tiles.json").read_text(encoding="utf-8")) for name in ("once", "killed")]
     losses = torch.tensor([each["history"]["loss"] for each in facts])
-    assert losses.shape == (2, 4) and (losses[0] - losses[1]).abs().max() < 2e-4         # they are stored with four digits
-    assert sorted(path.name for path in (tmp_path / "killed").iterdir()) == ["synthetic.json", "synthetic.pt"]
+    assert losses.shape == (2, 6) and (losses[0] - losses[1]).abs().max() < 2e-4         # they are stored with four digits
+    assert sorted(path.name for path in (tmp_path / "killed").iterdir()) == ["tiles.json", "tiles.pt"]
 
 
 def test_a_broken_setting_ends_all_processes_with_one_sentence(tmp_path):

@@ -56,6 +56,8 @@ def test_a_fault_is_given_to_those_who_call_its_function_the_likely_and_the_quic
     slow = {f"notebooks/{name}.ipynb": (float(seconds), [function]) for name, seconds in
             {"02_patches": 25, "06": 10, "07": 5, "08": 12, "09": 13}.items()}
     assert faults.files_for(fault, slow, here)[1] == [f"notebooks/{name}.ipynb" for name in ("02_patches", "07", "06")]
+    last = {"notebooks": "09.ipynb::Cell 3"}                 # what noticed the fault the last time comes first
+    assert faults.files_for(fault, slow, here, last)[1] == [f"notebooks/{name}.ipynb" for name in ("09", "02_patches", "07")]
 
 
 RUNS = """
@@ -64,12 +66,14 @@ from pathlib import Path
 import faults
 
 copy, told = Path(sys.argv[1]), {}
-for file, seconds in {"tests/test_right.py": 300, "tests/test_wrong.py": 300, "tests/test_endless.py": 1, "right.ipynb": 300,
-                      "wrong.ipynb": 300}.items():
-    run = faults.Run(copy, [file], seconds)
+for file, seconds, first in (
+        ("tests/test_right.py", 300, "tests/test_right.py::test_gone"), ("tests/test_wrong.py", 300, None),
+        ("tests/test_wrong.py", 300, "tests/test_wrong.py::test_two"), ("tests/test_endless.py", 1, None),
+        ("right.ipynb", 300, None), ("wrong.ipynb", 300, None)):
+    run = faults.Run(copy, [file], seconds, first=first)
     while (end := run.found()) is None:
         time.sleep(0.05)
-    told[file] = end
+    told[first or file] = end
 print(json.dumps(told))
 """
 
@@ -91,7 +95,9 @@ def test_a_run_has_the_package_of_its_copy_and_tells_its_first_failure(tmp_path)
         nbformat.write(nbformat.v4.new_notebook(cells=[cell]), copy / f"{name}.ipynb")
     done = subprocess.run([sys.executable, "-c", RUNS, str(copy)], cwd=TESTS / "benchmarks", capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout) == {"tests/test_right.py": "", "tests/test_wrong.py": "tests/test_wrong.py::test_one",
+    assert json.loads(done.stdout) == {"tests/test_right.py::test_gone": "",
+                                       "tests/test_wrong.py": "tests/test_wrong.py::test_one",
+                                       "tests/test_wrong.py::test_two": "tests/test_wrong.py::test_two",
                                        "tests/test_endless.py": "did not end", "right.ipynb": "", "wrong.ipynb":
                                        "wrong.ipynb::Cell 0"}
     assert [path.name for path in tmp_path.iterdir()] == ["copy"]            # nothing is left of them

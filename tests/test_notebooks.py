@@ -3,11 +3,16 @@
 import html
 import itertools
 import json
+import os
 import re
+import shutil
 import statistics
+import subprocess
+import sys
 from pathlib import Path
 
 import lessons
+import nbformat
 import pytest
 
 import vit_helpers
@@ -272,3 +277,22 @@ def test_requirements_pin_every_dependency_and_install_the_package():
     wanted = {name.lower() for name in re.findall(r'^    "([A-Za-z0-9_-]+)>=', project, re.M)}
     assert wanted and wanted <= pinned, wanted - pinned
     assert any(line.startswith("-e .") for line in lines)
+
+
+def test_one_notebook_alone_is_tested_in_the_smoke_budget_and_a_cell_that_runs_out_of_time_fails(tmp_path):
+    """Also one that takes nbval's interruption for Ctrl-C, as a training does, and ends without an error."""
+    for name in ("pyproject.toml", "conftest.py", "tests/nbval_sanitize.cfg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    first = "import os, time\nprint(os.environ['VIT_BUDGET'], 'EUROSAT_ROOT' in os.environ)"
+    cells = [nbformat.v4.new_code_cell(first, execution_count=1,
+                                       outputs=[nbformat.v4.new_output("stream", text="smoke False\n")])]
+    cells += [nbformat.v4.new_code_cell("try:\n    time.sleep(60)\nexcept KeyboardInterrupt:\n    pass",
+                                        execution_count=2)]
+    (tmp_path / "notebooks").mkdir()
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "notebooks" / "one.ipynb")
+    words = ["notebooks/one.ipynb", "-n0", "--nbval-cell-timeout=2", "-p", "no:cacheprovider"]
+    outside = {name: value for name, value in os.environ.items() if name not in ("VIT_BUDGET", "VIT_TEST_CACHE")}
+    done = subprocess.run([sys.executable, "-m", "pytest", *words], cwd=tmp_path, capture_output=True, text=True,
+                          env={**outside, "EUROSAT_ROOT": str(tmp_path), "PYTHONPATH": str(ROOT)})
+    assert "1 failed, 1 passed" in done.stdout and "the cell did not end within 2 s" in done.stdout, done.stdout + done.stderr

@@ -4,8 +4,8 @@
 
 For each fault twice, each up to the first failure: the unit tests, and the notebooks alone, as nbval compares them in the smoke
 budget. A run that does not end counts as a failure. First the unchanged copy is run, which must pass; it also shows which tests
-and notebooks call which function, so that a fault is given to those only that could see it: the likely and the quick ones
-first, and of notebooks as many as take 40 seconds unchanged.
+and notebooks call which function, so that a fault is given to those only that could see it: first what noticed it when it was
+last recorded, then the likely and the quick ones, and of notebooks as many as take 40 seconds unchanged.
 The result is recorded, and a sentence of README written; with --only it takes the place of what was recorded of those faults.
 No real tiles, no browser, no network. Needs Linux or macOS
 (`os.fork`): torch is imported once and shared by all runs.
@@ -98,10 +98,13 @@ def copy_of_the_course(folder, source=ROOT):
 
 
 class Run:
-    """pytest on some files of a copy of the course, in a forked child with its own temporary folder; `found` tells the end."""
+    """pytest on some files of a copy of the course, in a forked child with its own temporary folder; `found` tells the end.
 
-    def __init__(self, copy, files, seconds, notes=None):
-        self.copy, self.files, self.notes, self.started = copy, files, notes, time.monotonic()
+    `first` names a test to run before them; it may have gone.
+    """
+
+    def __init__(self, copy, files, seconds, notes=None, first=None):
+        self.copy, self.files, self.notes, self.first, self.started = copy, files, notes, first, time.monotonic()
         self.seconds, self.end = None, self.started + seconds
         self.folder = Path(tempfile.mkdtemp(prefix="run-", dir=copy.parent))
         self.process = os.fork()
@@ -133,9 +136,14 @@ class Run:
         exec(WATCH, {})
         import pytest
 
-        return pytest.main([*map(str, self.files), "-x", "-q", "-p", "no:cacheprovider", "-p", "no:randomly", "-o", "addopts=",
-                            "--nbval", "--nbval-current-env", "--nbval-cell-timeout=300", "--hypothesis-seed=0",
-                            "--nbval-sanitize-with=tests/nbval_sanitize.cfg"], plugins=[First(self.folder / "first")])
+        # One after the other: pytest leaves out a test that is named beside its file.
+        for words in ([self.first], self.files) if self.first else (self.files,):
+            code = pytest.main([*map(str, words), "-x", "-q", "-p", "no:cacheprovider", "-p", "no:randomly", "-o", "addopts=",
+                                "--nbval", "--nbval-current-env", "--nbval-cell-timeout=300", "--hypothesis-seed=0",
+                                "--nbval-sanitize-with=tests/nbval_sanitize.cfg"], plugins=[First(self.folder / "first")])
+            if code not in (0, pytest.ExitCode.USAGE_ERROR, pytest.ExitCode.NO_TESTS_COLLECTED):
+                break
+        return code
 
     def found(self):
         """None while it runs; then "" where all passed, else the first failure."""
@@ -208,9 +216,10 @@ def unchanged(folder, jobs, files, kept):
     return seen
 
 
-def files_for(fault, seen, text):
+def files_for(fault, seen, text, last=None):
     """Unit tests and notebooks that could see the fault, as they call its function, the likely and the quick ones first; all
-    such unit tests, and notebooks until `NOTEBOOKS` seconds are over."""
+    such unit tests, and notebooks until `NOTEBOOKS` seconds are over. A notebook that noticed it in the recorded row `last`
+    stands before all others."""
     from fault_list import SEEN_FIRST_BY
 
     here = f"{fault.file}:{function_of(text, text.index(fault.old))}"
@@ -218,19 +227,21 @@ def files_for(fault, seen, text):
     order = sorted((Path(file).stem not in likely or seconds > 60, seconds, file) for file, (seconds, called) in seen.items()
                    if here in called and (Path(file).stem in likely or Path(file).stem not in ASKED))
     tests, notebooks = [[each for each in order if each[2].endswith(kind)] for kind in (".py", ".ipynb")]
+    noticed = ((last or {}).get("notebooks") or "").partition("::")[0]
+    notebooks.sort(key=lambda each: Path(each[2]).name != noticed)
     before = accumulate((seconds for _, seconds, _ in notebooks[:-1]), initial=0)        # of one file, those before it
     shown = [file for (_, _, file), seconds in zip(notebooks, before, strict=False) if seconds < NOTEBOOKS]
     return [[file for _, _, file in tests], shown]
 
 
-def judge(fault, folder, number, kind, files, seen):
-    """Start the run of one fault."""
+def judge(fault, folder, number, kind, files, seen, first=None):
+    """Start the run of one fault, the test `first` before the files."""
     copy = folder / f"{number}-{kind}"
     copy_of_the_course(copy, folder / "unchanged")           # not of the checkout, which somebody may be editing
     path = copy / "vit_helpers" / fault.file
     text = path.read_text(encoding="utf-8")
     path.write_text(text.replace(fault.old, fault.new), encoding="utf-8")
-    return Run(copy, files, PATIENCE + 3 * sum(seen[file][0] for file in files))
+    return Run(copy, files, PATIENCE + 3 * sum(seen[file][0] for file in files), first=first)
 
 
 def preload():
@@ -243,6 +254,13 @@ def preload():
 
     torch.set_num_threads(1)
     assert "vit_helpers" not in sys.modules
+
+
+def recorded_rows():
+    """What the last recorded run showed, {fault: row}; read as plain text, each run has a vit_helpers of its own."""
+    kept = ROOT / "vit_helpers" / "measured.json"
+    rows = json.loads(kept.read_text(encoding="utf-8")).get("faults", {}).get("rows", [])
+    return {row["fault"]: row for row in rows}
 
 
 def table(rows):
@@ -299,7 +317,7 @@ def main():
     args = parser.parse_args()
     from fault_list import FAULTS
 
-    started = time.monotonic()
+    started, last_rows = time.monotonic(), recorded_rows()
     faults = [fault for fault in FAULTS if not args.only or any(word in f"{fault.name} {fault.file}" for word in args.only)]
     preload()
     files = sorted(f"tests/{path.name}" for path in (ROOT / "tests").glob("test_*.py") if path.stem not in LEFT_OUT)
@@ -313,10 +331,13 @@ def main():
             text = (folder / "unchanged" / "vit_helpers" / fault.file).read_text(encoding="utf-8")
             if text.count(fault.old) != 1:
                 raise SystemExit(f"{fault.name}: its text is not in {fault.file} once; mend it in fault_list.py")
-            for kind, chosen in zip(("unit", "notebooks"), files_for(fault, seen, text), strict=True):
+            last = last_rows.get(fault.name)
+            noticed = (last or {}).get("unit tests") or ""
+            for kind, chosen in zip(("unit", "notebooks"), files_for(fault, seen, text, last), strict=True):
+                first = noticed if kind == "unit" and "::" in noticed else None
                 if chosen and args.kind in (None, kind):
                     which.append((number, kind, chosen))
-                    starts.append(lambda a=(fault, folder, number, kind, chosen, seen): judge(*a))
+                    starts.append(lambda a=(fault, folder, number, kind, chosen, seen, first): judge(*a))
         spent = defaultdict(float)
         for place, run, told in all_of(starts, args.jobs):
             number, kind, _ = which[place]

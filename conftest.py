@@ -1,4 +1,7 @@
-"""What all tests share: the smoke budget, one thread each, a cache of their own, the real tiles where they are."""
+"""What all tests share: the smoke budget, one thread each, a cache of their own, the real tiles where they are.
+
+It stands at the top, since both tests/ and notebooks/ must have it, also when only one notebook is tested.
+"""
 
 import atexit
 import os
@@ -23,26 +26,33 @@ import torch
 
 from vit_helpers import load_tiles
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parent
 OUTDATED = ("DeprecationWarning", "PendingDeprecationWarning", "FutureWarning")
 torch.set_num_threads(1)
 
 
-class WhatNbvalCompares:
+def pytest_collectstart(collector):
     """nbval compares text; the noise on stderr and the other faces of an output are left out."""
+    if hasattr(collector, "skip_compare"):
+        collector.skip_compare += ("stderr", "image/svg+xml", "application/pdf", "text/html")
 
-    def pytest_collectstart(self, collector):
-        if hasattr(collector, "skip_compare"):
-            collector.skip_compare += ("stderr", "image/svg+xml", "application/pdf", "text/html")
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item):
+    """A cell that runs out of time fails. nbval interrupts it and compares what it printed, and a training takes that for
+    a reader's Ctrl-C: it ends in peace, and the cell would pass."""
+    result = yield
+    if getattr(item.parent, "timed_out", False):
+        pytest.fail(f"the cell did not end within {item.config.option.nbval_cell_timeout:.0f} s", pytrace=False)
+    return result
 
 
 def pytest_configure(config):
-    config.pluginmanager.register(WhatNbvalCompares())       # a hook of this file would not see ../notebooks
     # What is outdated is an error in our own code: here, and in the notebooks and commands that the tests start, by the
     # environment. So is, in the package, what leaves the encoding of a file to the system.
     paths = sorted(ROOT.glob("vit_helpers/**/*.py"))
     package = [".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for path in paths]
-    ours = ["__main__", *package, *(path.stem for path in sorted((ROOT / "tests").rglob("*.py")))]
+    ours = ["__main__", *package, "conftest", *(path.stem for path in sorted((ROOT / "tests").rglob("*.py")))]
     lines = ["ignore::EncodingWarning"]
     for kind in OUTDATED:
         config.addinivalue_line("filterwarnings", f"error::{kind}:({'|'.join(ours)})$")
