@@ -87,10 +87,11 @@ def test_several_processes_learn_what_one_learns(program, alone, count):
         if name.endswith("differ"):
             assert found["results"][name] == 0               # bit by bit the same weights in every process
             continue
-        for ours, theirs in zip(found["results"][name], numbers, strict=True):
+        # Where the two best classes of a tile are equal but for rounding, its answer may differ: one tile of 120, or of 30.
+        for ours, theirs, rounding in zip(found["results"][name], numbers, (0, 0, 1 / 120, 1 / 30, 0), strict=True):
             ours, theirs = torch.as_tensor(ours), torch.as_tensor(theirs)
             assert ours.shape == theirs.shape
-            assert (ours - theirs).abs().max() < 1e-4, name
+            assert (ours - theirs).abs().max() < 1e-4 + rounding, name
     whole = torch.cat([torch.stack(alone["seen"][0][:2]).flatten(), alone["seen"][0][2]])
     for step in range(3):                                    # of each batch every tile once, in one process
         shares = [seen[step] for seen in found["seen"]]

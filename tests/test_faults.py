@@ -280,7 +280,8 @@ def child_read_only_disk(data, disk):
         images = load_tiles("eurosat", root=data).images
         history = fit(small_model(), few_tiles(), epochs=1, checkpoint=Path(disk) / "run.pt")
     assert np.array_equal(images, decoded(Path(data))) and len(history) == 1
-    assert ["Read-only file system" in str(each.message) for each in said] == [True, True], said
+    said = [each for each in said if each.category is UserWarning]               # older libraries warn of their own
+    assert ["Read-only file system" in str(each.message) for each in said] == [True, True], list(map(str, said))
     assert "could not be kept" in str(said[0].message) and "training goes on" in str(said[1].message)
 
 

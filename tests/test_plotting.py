@@ -230,6 +230,8 @@ def test_detections_draw_found_boxes_over_the_true_ones():
     assert right.get_edgecolor() != wrong.get_edgecolor()
     assert texts(first) == ["b 90%", "c 40%"] and (first.get_title(), second.get_title()) == ("x", "y")
     assert len(second.patches) == 2 and not texts(second)
+    numbered = plotting.detections(image, FOUND, truth, list("abcd"), columns=2, labels=[0, 7])
+    assert [axis.get_title() for axis in numbered.axes] == ["0", "7"]
     assert "1 true, 2 found, 1 right; 1 true, 0 found, 0 right" in picture.alt
     assert not texts(plotting.detections(image, FOUND, truth, list("abcd"), names=False).axes[0])
 

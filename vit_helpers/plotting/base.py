@@ -82,5 +82,5 @@ def as_maps(axes, **values):
 def show(axis, pixels, label="", **options):
     axis.imshow(pixels, interpolation="nearest", **options)
     axis.set(xticks=[], yticks=[])
-    if label:
-        axis.set_title(re.sub("(?<=[a-z])(?=[A-Z])", "\n", label), fontsize=8)       # HerbaceousVegetation in two lines
+    if label != "":                                  # 0 is a label
+        axis.set_title(re.sub("(?<=[a-z])(?=[A-Z])", "\n", str(label)), fontsize=8)  # HerbaceousVegetation in two lines
