@@ -240,7 +240,8 @@ class Tensor:
             for value in (draw(st.integers(-(2**62), self.low - 1)), draw(st.integers(self.high + 1, 2**62))):
                 spoiled = clean.detach().long().clone()
                 spoiled.view(-1)[draw(st.integers(0, clean.numel() - 1))] = value
-                yield Spoiled(spoiled, "refused", (str(value), "torch.int64"))
+                rounded = str(int(float(value)))             # where labels go through float64, as those of pictures do
+                yield Spoiled(spoiled, "refused", (str(value), rounded, "torch.int64"))
 
 
 class Module:
@@ -291,7 +292,15 @@ class Names:
         yield Spoiled([*range(len(clean))], "any" if self.ints else "refused", ("int", "[0", "0"))
         yield Spoiled(np.array(list(clean)), "like", ("ndarray",), clean)
         yield Spoiled(tuple(clean), "like", (), clean)
-        yield odd(draw(ODD.filter(lambda value: value not in (None, [], (), {}, {"a": 1}))))
+        numbers = ([4], (1, 2, 3)) if self.ints else ()      # which are names too, where there are as many
+        yield odd(draw(ODD.filter(lambda value: value not in (None, [], (), {}, {"a": 1}, *numbers))))
+
+
+class Text:
+    """A text."""
+
+    def __call__(self, draw, clean):
+        yield odd(draw(ODD.filter(lambda value: not isinstance(value, str))))
 
 
 class Many:
@@ -969,7 +978,7 @@ CALLS |= {
     "projection": Call(plotting.projection, lambda: dict(image=pixels(3, 8, 12), weights=drawn(3, 4, 4), values=drawn(2, 3)),
                        dict(image=DRAWN, weights=Tensor("=.."), values=Tensor(".."))),
     "explained": Call(plotting.explained, lambda: dict(known=[("one", prediction())]),
-                      dict(known=Many(Thing(), Thing(), bound=False))),
+                      dict(known=Many(Text(), Thing(), bound=False))),
     "film_strips": Call(plotting.film_strips,
                         lambda: dict(clips=pixels(2, 3, 3, 8, 8), labels=["a", "b"], wrong=[False, True], scale=1.0),
                         dict(clips=Tensor("=.=..", "pixels", 0, 255), labels=Names(), wrong=Maybe(Flags()), scale=SCALE)),
@@ -1043,6 +1052,18 @@ def test_a_spoiled_argument_is_refused_by_its_value_or_changes_nothing(name, arg
             pytest.fail(f"{name} with a spoiled {argument}:\n" + "\n".join(wrong), pytrace=False)
 
     search()
+
+
+@pytest.mark.parametrize("name, spoiled, says", [
+    ("curves", {"x": {"a": 1}}, "{'a': 1}"), ("bars", {"values": {"a": 1}}, "{'a': 1}"), ("reliability", {"count": {}}, "{}"),
+    ("cell_maps", {"mark": [1, []]}, r"mark=\[1, \[\]\] must be \(row, column\)"),
+    ("query_places", {"anchors": torch.zeros(2, 2, dtype=torch.complex64)}, "real numbers, not torch.complex64"),
+    ("average_precision", {"truths": [(b.to(torch.complex64), c) for b, c in TRUTH]}, "real numbers, not torch.complex64"),
+    ("scatter", {"labels": torch.full((3,), 2**40)}, f"labels holds {2**40};"),
+    ("widgets.projections", {"image": pixels(3, 1, 12)}, "1 x 12 pixels is smaller than the .*, 4 x 4; give a larger one")])
+def test_what_longer_searches_found_is_refused(name, spoiled, says):
+    with pytest.raises((TypeError, ValueError), match=says):
+        run(CALLS[name], {**CALLS[name].arguments(), **spoiled})
 
 
 @pytest.mark.parametrize("name", CALLS)

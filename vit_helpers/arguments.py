@@ -113,6 +113,13 @@ def together(**values):
             raise ValueError(f"{name} is on {value.device}, {first} on {one.device}; use .to({str(one.device)!r})")
 
 
+def real(**values):
+    """Raise TypeError where a tensor holds complex numbers."""
+    for name, value in values.items():
+        if value.is_complex():
+            raise TypeError(f"{name} must be real numbers, not {value.dtype}")
+
+
 def no_nan(**values):
     """Raise ValueError where a tensor holds nan."""
     for name, value in values.items():
@@ -126,7 +133,9 @@ def in_range(least, most, /, **values):
     for name, value in values.items():
         wrong = value[~((value >= least) & (value <= most))]
         if len(wrong):
-            raise ValueError(f"{name} holds {wrong[0].item()}; it must be from {least} to {most}")
+            found = wrong[0].item()
+            found = int(found) if isinstance(found, float) and found.is_integer() else found
+            raise ValueError(f"{name} holds {found}; it must be from {least} to {most}")
 
 
 def generator(value):
@@ -176,6 +185,8 @@ def numbers(**values):
     """
     rows, count = [], None
     for name, value in values.items():
+        if isinstance(value, Mapping):                       # its names are no numbers
+            raise TypeError(f"{name} must be numbers in a row, not {told(value)}")
         plain = torch.is_tensor(value) or isinstance(value, (str, bytes)) or hasattr(value, "shape")
         value = value if plain or not hasattr(value, "__iter__") else list(value)
         row = array(**{name: value})

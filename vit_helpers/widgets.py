@@ -117,6 +117,9 @@ def projections(image, filters):
     arguments.named(filters=filters)
     for name, several in filters.items():
         arguments.tensor("M 3 P Q", "float", **{name: several})
+        if any(side < patch for side, patch in zip(image.shape[1:], several.shape[2:], strict=True)):
+            raise ValueError(f"an image of {image.shape[1]} x {image.shape[2]} pixels is smaller than the {name}, "
+                             f"{several.shape[2]} x {several.shape[3]}; give a larger one")
     normalized = image if image.is_floating_point() else normalize(image)
 
     def draw(kind, index):

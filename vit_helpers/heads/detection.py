@@ -161,6 +161,7 @@ def check_truths(classes, boxes, scenes, num_classes, most=None):
     for i, (c, b) in enumerate(zip(classes, boxes, strict=True)):
         arguments.tensor("k", "whole", **{f"classes of scene {i}": c})
         arguments.tensor("...", **{f"boxes of scene {i}": b})
+        arguments.real(**{f"boxes of scene {i}": b})
         if b.shape != (len(c), 4):
             raise ValueError(f"scene {i} has {len(c)} classes, so its boxes must be ({len(c)}, 4), not {tuple(b.shape)}")
         if most is not None and len(c) > most:

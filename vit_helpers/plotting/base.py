@@ -73,8 +73,7 @@ def as_maps(axes, **values):
     (name, value), = values.items()
     value = arguments.array(**values).detach()
     arguments.tensor(axes, **{name: value})
-    if value.is_complex():
-        raise TypeError(f"{name} must be real numbers, not {value.dtype}")
+    arguments.real(**{name: value})
     arguments.no_nan(**{name: value})
     return (value.float() if value.dtype in (torch.bfloat16, torch.bool) else value).cpu().numpy()
 

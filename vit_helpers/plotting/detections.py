@@ -69,9 +69,10 @@ def query_places(boxes, used, grid, anchors, title=""):
     boxes, used, anchors = (each.detach() for each in arguments.array(boxes=boxes, used=used, anchors=anchors))
     arguments.tensor(f"n {rows * columns} 4", "float", boxes=boxes)
     arguments.no_nan(boxes=boxes)
-    boxes, anchors = boxes.float(), anchors.float()
     arguments.tensor(f"{len(boxes)} {rows * columns}", torch.bool, used=used)
-    arguments.tensor(f"{rows * columns} 2", "float", anchors=anchors)
+    arguments.tensor(f"{rows * columns} 2", anchors=anchors)
+    arguments.real(anchors=anchors)
+    boxes, anchors = boxes.float(), anchors.float()
     middles, sides = (boxes[..., :2] + boxes[..., 2:]) / 2, (boxes[..., 2:] - boxes[..., :2]).mean(dim=2)
     picture, axes = new_picture(title, "", rows, columns, figsize=(1.6 * columns, 1.75 * rows + 0.4))
     off = []

@@ -18,7 +18,10 @@ def cell_maps(maps, labels, title="", mark=None, unit="", columns=4, limits=None
     maps = as_maps("M rows columns", maps=maps)
     arguments.names(len(maps), labels=labels)
     arguments.whole(1, columns=columns)
-    marks = [mark] * len(maps) if mark is None or np.ndim(mark) == 1 else mark
+    try:
+        marks = [mark] * len(maps) if mark is None or np.ndim(mark) == 1 else mark
+    except ValueError as problem:                            # lists of unlike lengths
+        raise ValueError(f"mark={arguments.told(mark)} must be (row, column), or one for each map") from problem
     arguments.as_many(len(maps), mark=marks)
     for here in marks:
         _check_cell(here, maps.shape[1:])
