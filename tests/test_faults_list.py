@@ -42,7 +42,8 @@ def test_the_tests_that_are_to_see_faults_first_are_there():
     assert {path for paths in SEEN_FIRST_BY.values() for path in paths} <= there
 
 
-def test_a_fault_is_given_to_those_who_call_its_function_the_likely_and_the_quick_first():
+def test_a_fault_is_given_to_those_who_call_its_function_the_likely_and_the_quick_first(monkeypatch):
+    monkeypatch.setattr(faults, "NOTEBOOKS", 40)
     fault = next(fault for fault in FAULTS if fault.file == "patches.py")
     text = "import a\n\n\n@a.b\ndef outer():\n    def inner():\n        return 1\n    return 2\n"
     assert [faults.function_of(text, text.index(word)) for word in ("import", "return 1", "return 2")] == [0, 6, 4]

@@ -5,7 +5,7 @@
 For each fault twice, each up to the first failure: the unit tests, and the notebooks alone, as nbval compares them in the smoke
 budget. A run that does not end counts as a failure. First the unchanged copy is run, which must pass; it also shows which tests
 and notebooks call which function, so that a fault is given to those only that could see it: first what noticed it when it was
-last recorded, then the likely and the quick ones, and of notebooks as many as take 40 seconds unchanged.
+last recorded, then the likely and the quick ones, and of notebooks as many as take 20 seconds unchanged.
 The result is recorded, and a sentence of README written; with --only it takes the place of what was recorded of those faults.
 No real tiles, no browser, no network. Needs Linux or macOS
 (`os.fork`): torch is imported once and shared by all runs.
@@ -38,7 +38,7 @@ SETTING = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "VIT_BUDGET": "smoke"
 LEFT_OUT = {"test_faults_list", "test_flakes", "test_notebooks", "test_environments", "test_benchmarks", "test_throughput",
             "test_elsewhere", "test_faults"}
 ASKED = {"test_publish"}                     # minutes long: run for the faults only that name it
-NOTEBOOKS = 40                               # seconds that the notebooks given to one fault take unchanged, all but the first
+NOTEBOOKS = 20                               # seconds that the notebooks given to one fault take unchanged, all but the first
 PATIENCE = 120                               # seconds, and three times those of the unchanged copy, then a run hangs
 
 # Python runs this file by itself at its start, in kernels and other programs too: it makes sure that they import the copy, and
