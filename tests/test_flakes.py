@@ -39,6 +39,7 @@ def test_runs_in_a_row_are_those_after_the_last_failure(tmp_path):
     runs = [{"seed": seed, "tests": 4000, "seconds": 60 * seed, "failed": ["tests.test_x::test_y"] * (seed == 2)}
             for seed in range(1, 6)]
     assert flakes.sentence(runs) == ("3 whole runs in a row passed, seeds 3 to 5, 4,000 tests each, 4 minutes a run.")
+    assert flakes.sentence(runs[2:3]) == "1 whole run passed, seed 3, 4,000 tests each, 3 minutes a run."
     assert flakes.sentence(runs[:2]) == flakes.sentence([]) == "Not measured yet."
     flakes.keep(runs, tmp_path / "kept.json")
     assert json.loads((tmp_path / "kept.json").read_text(encoding="utf-8"))["flakes"]["runs"] == runs

@@ -58,8 +58,10 @@ def sentence(runs):
     row = in_a_row(runs)
     if not row:
         return "Not measured yet."
-    return (f"{len(row)} whole runs in a row passed, seeds {row[0]['seed']} to {row[-1]['seed']}, "
-            f"{row[-1]['tests']:,} tests each, {median(run['seconds'] for run in row) / 60:.0f} minutes a run.")
+    first, last = row[0]["seed"], row[-1]["seed"]
+    which = f"1 whole run passed, seed {first}" if len(row) == 1 else (
+        f"{len(row)} whole runs in a row passed, seeds {first} to {last}")
+    return f"{which}, {row[-1]['tests']:,} tests each, {median(run['seconds'] for run in row) / 60:.0f} minutes a run."
 
 
 def in_a_row(runs):
