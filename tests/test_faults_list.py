@@ -57,8 +57,8 @@ def test_a_fault_is_given_to_those_who_call_its_function_the_likely_and_the_quic
     slow = {f"notebooks/{name}.ipynb": (float(seconds), [function]) for name, seconds in
             {"02_patches": 25, "06": 10, "07": 5, "08": 12, "09": 13}.items()}
     assert faults.files_for(fault, slow, here)[1] == [f"notebooks/{name}.ipynb" for name in ("02_patches", "07", "06")]
-    last = {"notebooks": "09.ipynb::Cell 3"}                 # what noticed the fault the last time comes first
-    assert faults.files_for(fault, slow, here, last)[1] == [f"notebooks/{name}.ipynb" for name in ("09", "02_patches", "07")]
+    cell = "09.ipynb::Cell 3"                                # what noticed the fault the last time comes first
+    assert faults.files_for(fault, slow, here, cell)[1] == [f"notebooks/{name}.ipynb" for name in ("09", "02_patches", "07")]
 
 
 RUNS = """

@@ -216,10 +216,10 @@ def unchanged(folder, jobs, files, kept):
     return seen
 
 
-def files_for(fault, seen, text, last=None):
+def files_for(fault, seen, text, noticed_by=""):
     """Unit tests and notebooks that could see the fault, as they call its function, the likely and the quick ones first; all
-    such unit tests, and notebooks until `NOTEBOOKS` seconds are over. A notebook that noticed it in the recorded row `last`
-    stands before all others."""
+    such unit tests, and notebooks until `NOTEBOOKS` seconds are over. The notebook of the cell `noticed_by`, which noticed
+    it the last time, stands before all others."""
     from fault_list import SEEN_FIRST_BY
 
     here = f"{fault.file}:{function_of(text, text.index(fault.old))}"
@@ -227,8 +227,7 @@ def files_for(fault, seen, text, last=None):
     order = sorted((Path(file).stem not in likely or seconds > 60, seconds, file) for file, (seconds, called) in seen.items()
                    if here in called and (Path(file).stem in likely or Path(file).stem not in ASKED))
     tests, notebooks = [[each for each in order if each[2].endswith(kind)] for kind in (".py", ".ipynb")]
-    noticed = ((last or {}).get("notebooks") or "").partition("::")[0]
-    notebooks.sort(key=lambda each: Path(each[2]).name != noticed)
+    notebooks.sort(key=lambda each: Path(each[2]).name != noticed_by.partition("::")[0])
     before = accumulate((seconds for _, seconds, _ in notebooks[:-1]), initial=0)        # of one file, those before it
     shown = [file for (_, _, file), seconds in zip(notebooks, before, strict=False) if seconds < NOTEBOOKS]
     return [[file for _, _, file in tests], shown]
@@ -331,10 +330,10 @@ def main():
             text = (folder / "unchanged" / "vit_helpers" / fault.file).read_text(encoding="utf-8")
             if text.count(fault.old) != 1:
                 raise SystemExit(f"{fault.name}: its text is not in {fault.file} once; mend it in fault_list.py")
-            last = last_rows.get(fault.name)
-            noticed = (last or {}).get("unit tests") or ""
-            for kind, chosen in zip(("unit", "notebooks"), files_for(fault, seen, text, last), strict=True):
-                first = noticed if kind == "unit" and "::" in noticed else None
+            last = last_rows.get(fault.name, {})
+            test, cell = (last.get(kind) or "" for kind in ("unit tests", "notebooks"))
+            for kind, chosen in zip(("unit", "notebooks"), files_for(fault, seen, text, cell), strict=True):
+                first = test if kind == "unit" and "::" in test else None
                 if chosen and args.kind in (None, kind):
                     which.append((number, kind, chosen))
                     starts.append(lambda a=(fault, folder, number, kind, chosen, seen, first): judge(*a))
