@@ -37,8 +37,9 @@ def joined():
                              f"torchrun with --nproc-per-node={gpus}, or hide the GPUs with CUDA_VISIBLE_DEVICES=")
         torch.cuda.set_device(here)                  # from now on "cuda" means this one
         backend = "cpu:gloo,cuda:nccl"
-    # What this module's functions take for the group of all processes is fixed when it is imported, which DistributedDataParallel
-    # does. If that were inside the group, they would keep it, and its threads, until Python ends, which may then end with SIGABRT.
+    # The functions of this module take for the group of all processes what that is when the module is imported, and
+    # DistributedDataParallel imports it. If that happened inside the group, they would keep it, and its threads, until Python
+    # ends, which may then end with SIGABRT.
     import_module("torch.distributed.nn.functional")
     store, number, count = next(distributed.rendezvous("env://"))
     distributed.init_process_group(backend, store=_of_this_start(store, number, count), rank=number, world_size=count)

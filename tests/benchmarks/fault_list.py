@@ -229,6 +229,7 @@ FAULTS = [Fault(*fault) for fault in (
      "    if processes():\n        return model\n"),
     ("addresses of dead workers after a restart", "distributed.py", 'name, asked = uuid4().hex, [', 'name, asked = "start", ['),
     ("an answer to a worker that is dead", "distributed.py", "ours = uuid4().hex", "ours = str(number)"),
+    ("the threads of the group go on after it", "distributed.py", '    import_module("torch.distributed.nn.functional")\n', ""),
     ("shares of a batch counted alike whatever their size", "training.py", "(processes() * len(labels) / size)", "1"),
     ("a download that is not checked", "downloads.py", "        if not check_integrity(part, md5):\n            part.unlink",
      "        if False:\n            part.unlink"),

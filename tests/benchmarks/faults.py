@@ -5,7 +5,7 @@
 For each fault twice, each up to the first failure: the unit tests, and the notebooks alone, as nbval compares them in the smoke
 budget. A run that does not end counts as a failure. First the unchanged copy is run, which must pass; it also shows which tests
 and notebooks call which function, so that a fault is given to those only that could see it: first what noticed it when it was
-last recorded, then the likely and the quick ones, and of notebooks as many as take 20 seconds unchanged.
+last recorded, then the likely and the quick ones, and of notebooks as many as take 20 seconds unchanged, none of minutes.
 The result is recorded, and a sentence of README written; with --only it takes the place of what was recorded of those faults.
 No real tiles, no browser, no network. Needs Linux or macOS
 (`os.fork`): torch is imported once and shared by all runs.
@@ -39,6 +39,7 @@ LEFT_OUT = {"test_faults_list", "test_flakes", "test_notebooks", "test_environme
             "test_elsewhere", "test_faults"}
 ASKED = {"test_publish"}                     # minutes long: run for the faults only that name it
 NOTEBOOKS = 20                               # seconds that the notebooks given to one fault take unchanged, all but the first
+LONG = 60                                    # seconds; a longer notebook is for the faults that it noticed the last time
 PATIENCE = 120                               # seconds, and three times those of the unchanged copy, then a run hangs
 
 # Python runs this file by itself at its start, in kernels and other programs too: it makes sure that they import the copy, and
@@ -52,17 +53,17 @@ PACKAGE = os.environ["FAULTS_COPY"] + "/vit_helpers/"
 def watch(notes):
     known = set()
 
-    def note(frame, event, _):
+    def note(frame, event, _):                               # returns None: nothing but calls is traced
         code = frame.f_code
-        if event == "call" and code.co_filename.startswith(PACKAGE):
+        if code.co_filename.startswith(PACKAGE):
             here = f"{code.co_filename.removeprefix(PACKAGE)}:{code.co_firstlineno * (code.co_name != '<module>')}"
             if here not in known:
                 known.add(here)
                 with open(notes, "a") as file:
                     file.write(here + "\\n")
 
-    threading.setprofile(note)
-    sys.setprofile(note)
+    threading.settrace(note)
+    sys.settrace(note)
 
 if find_spec("vit_helpers").origin != PACKAGE + "__init__.py":
     print("another vit_helpers than that of the copy would be tested:", find_spec("vit_helpers").origin, file=sys.stderr)
@@ -79,7 +80,7 @@ class First:
         self.path = path
 
     def pytest_runtest_call(self, item):
-        sys.setprofile(threading.getprofile())               # an earlier test may have switched it off
+        sys.settrace(threading.gettrace())                   # an earlier test may have switched it off
 
     def note(self, report):
         if report.failed and not self.path.exists():
@@ -218,8 +219,8 @@ def unchanged(folder, jobs, files, kept):
 
 def files_for(fault, seen, text, noticed_by=""):
     """Unit tests and notebooks that could see the fault, as they call its function, the likely and the quick ones first; all
-    such unit tests, and notebooks until `NOTEBOOKS` seconds are over. The notebook of the cell `noticed_by`, which noticed
-    it the last time, stands before all others."""
+    such unit tests, and notebooks until `NOTEBOOKS` seconds are over, without long ones. The notebook of the cell `noticed_by`,
+    which noticed it the last time, stands before all others, however long it is."""
     from fault_list import SEEN_FIRST_BY
 
     here = f"{fault.file}:{function_of(text, text.index(fault.old))}"
@@ -227,7 +228,9 @@ def files_for(fault, seen, text, noticed_by=""):
     order = sorted((Path(file).stem not in likely or seconds > 60, seconds, file) for file, (seconds, called) in seen.items()
                    if here in called and (Path(file).stem in likely or Path(file).stem not in ASKED))
     tests, notebooks = [[each for each in order if each[2].endswith(kind)] for kind in (".py", ".ipynb")]
-    notebooks.sort(key=lambda each: Path(each[2]).name != noticed_by.partition("::")[0])
+    noticed_in = noticed_by.partition("::")[0]
+    notebooks = sorted((each for each in notebooks if each[1] <= LONG or Path(each[2]).name == noticed_in),
+                       key=lambda each: Path(each[2]).name != noticed_in)
     before = accumulate((seconds for _, seconds, _ in notebooks[:-1]), initial=0)        # of one file, those before it
     shown = [file for (_, _, file), seconds in zip(notebooks, before, strict=False) if seconds < NOTEBOOKS]
     return [[file for _, _, file in tests], shown]
