@@ -59,7 +59,7 @@ def test_a_fault_is_given_to_those_who_call_its_function_the_likely_and_the_quic
     assert faults.files_for(fault, slow, here)[1] == [f"notebooks/{name}.ipynb" for name in ("02_patches", "07", "06")]
     cell = "09.ipynb::Cell 3"                                # what noticed the fault the last time comes first
     assert faults.files_for(fault, slow, here, cell)[1] == [f"notebooks/{name}.ipynb" for name in ("09", "02_patches", "07")]
-    long = {"notebooks/08.ipynb": (61.0, [function])}        # and alone, if it takes minutes
+    long = {"notebooks/08.ipynb": (61.0, [function])}        # only then, if it takes minutes
     assert [faults.files_for(fault, long, here, cell)[1] for cell in ("", "08.ipynb::Cell 3")] == [[], list(long)]
 
 

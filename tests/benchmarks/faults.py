@@ -39,7 +39,7 @@ LEFT_OUT = {"test_faults_list", "test_flakes", "test_notebooks", "test_environme
             "test_elsewhere", "test_faults"}
 ASKED = {"test_publish"}                     # minutes long: run for the faults only that name it
 NOTEBOOKS = 20                               # seconds that the notebooks given to one fault take unchanged, all but the first
-LONG = 60                                    # seconds; a longer notebook is for the faults that it noticed the last time
+LONG = 60                                    # seconds; longer files come last, such notebooks only if they noticed it before
 PATIENCE = 120                               # seconds, and three times those of the unchanged copy, then a run hangs
 
 # Python runs this file by itself at its start, in kernels and other programs too: it makes sure that they import the copy, and
@@ -225,7 +225,7 @@ def files_for(fault, seen, text, noticed_by=""):
 
     here = f"{fault.file}:{function_of(text, text.index(fault.old))}"
     likely = SEEN_FIRST_BY[fault.file if fault.file in SEEN_FIRST_BY else fault.file.split("/")[0]]
-    order = sorted((Path(file).stem not in likely or seconds > 60, seconds, file) for file, (seconds, called) in seen.items()
+    order = sorted((Path(file).stem not in likely or seconds > LONG, seconds, file) for file, (seconds, called) in seen.items()
                    if here in called and (Path(file).stem in likely or Path(file).stem not in ASKED))
     tests, notebooks = [[each for each in order if each[2].endswith(kind)] for kind in (".py", ".ipynb")]
     noticed_in = noticed_by.partition("::")[0]
