@@ -58,6 +58,24 @@ def test_eval_mode_ends_with_the_block_even_after_an_error(training):
     assert model.training is training
 
 
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("moment", range(6))
+def test_ctrl_c_while_the_mode_is_switched_leaves_no_layer_in_the_other(moment, training):
+    """At layer 0, 1 or 2, on the way to eval mode (moments 0 to 2) or back (3 to 5)."""
+    calls = itertools.count(-3)                              # the first three calls make the model ready
+
+    class Layer(torch.nn.Dropout):
+        def train(self, mode=True):
+            if next(calls) == moment:
+                raise KeyboardInterrupt
+            return super().train(mode)
+
+    model = torch.nn.Sequential(Layer(), Layer(), Layer()).train(training)
+    with pytest.raises(KeyboardInterrupt), eval_mode(model):
+        assert moment > 2 and not any(layer.training for layer in model.modules())
+    assert [layer.training for layer in model.modules()] == [training] * 4
+
+
 def test_a_network_that_is_silent_is_a_no_and_one_that_is_slow_is_not(monkeypatch):
     monkeypatch.setattr(vit_helpers.runtime, "PATIENCE", 0.5)
     silent, began, received = threading.Event(), time.monotonic(), itertools.count()

@@ -67,11 +67,15 @@ def has_fast_bf16(device):
 def eval_mode(model):
     """The model in eval mode, without dropout, inside the block; the mode it was in is put back."""
     was_training = model.training
-    model.eval()
     try:
+        model.eval()
         yield model
     finally:
-        model.train(was_training)
+        try:
+            model.train(was_training)
+        except KeyboardInterrupt:                    # Ctrl-C in the middle would leave some layers in the other mode
+            model.train(was_training)
+            raise
 
 
 class Progress(tqdm):
