@@ -1080,7 +1080,7 @@ def test_the_clean_calls_give_what_they_promise(name):
 EXCLUDED = {
     "by_budget": "takes any three values; the variable that it reads is tested in tests/test_runtime.py",
     "Progress": "tqdm's bar, fed by the training loop alone",
-    "eval_mode": "a context around a model that its callers have checked",
+    "in_eval_mode": "takes a model that its callers have checked",
     "patiently": "takes the download of load_tiles or load_published; tests/test_eurosat.py",
     "written_whole": "takes a path; disks that are full or read-only: tests/test_faults.py",
     "save_checkpoint": "takes the parts of a run that fit has checked; tests/test_training.py",

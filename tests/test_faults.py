@@ -49,6 +49,7 @@ def forked(work, *args):
     if number:
         return number
     code = 1
+    signal.signal(signal.SIGINT, signal.default_int_handler)       # shells switch Ctrl-C off for what runs in the background
     try:
         code = work(*args) or 0
     except BaseException:
@@ -385,7 +386,8 @@ def interrupted_evaluation(folder):
         for _ in range(1_000_000):
             evaluate(model, tiles)
     except KeyboardInterrupt:
-        assert all(layer.training for layer in model.modules())      # as before; and the next evaluation is the same
+        # Everything is as before, and so the next evaluation is the same.
+        assert torch.is_grad_enabled() and all(layer.training for layer in model.modules())
         assert torch.equal(evaluate(model, tiles).confusion, wanted.confusion)
         return 130
 

@@ -13,7 +13,7 @@ import torch
 
 import vit_helpers.runtime
 from vit_helpers import by_budget, has_fast_bf16, pick_device
-from vit_helpers.runtime import Progress, eval_mode, patiently, written_whole
+from vit_helpers.runtime import Progress, in_eval_mode, patiently, written_whole
 
 
 def test_by_budget(monkeypatch):
@@ -45,36 +45,54 @@ def test_fast_bf16_needs_instructions_for_it(monkeypatch):
     assert has_fast_bf16("mps") is False
 
 
-# The progress bar
+# Eval mode for a while
 
-@pytest.mark.parametrize("training", [True, False])
-def test_eval_mode_ends_with_the_block_even_after_an_error(training):
-    model = torch.nn.Dropout(1.0).train(training)
-    with eval_mode(model) as same:
-        assert same is model and model(torch.ones(1)) == 1
-    assert model.training is training
-    with pytest.raises(KeyboardInterrupt), eval_mode(model):
-        raise KeyboardInterrupt
-    assert model.training is training
+def modes(model):
+    """The mode of each layer, and whether gradients are computed."""
+    return [layer.training for layer in model.modules()] + [torch.is_grad_enabled()]
 
 
 @pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("moment", range(6))
-def test_ctrl_c_while_the_mode_is_switched_leaves_no_layer_in_the_other(moment, training):
-    """At layer 0, 1 or 2, on the way to eval mode (moments 0 to 2) or back (3 to 5)."""
-    calls = itertools.count(-3)                              # the first three calls make the model ready
+@pytest.mark.parametrize("gradients", [True, False])
+def test_eval_mode_ends_with_the_work_even_after_an_error(training, gradients):
+    model = torch.nn.Sequential(torch.nn.Dropout(1.0)).train(training)
+    with torch.set_grad_enabled(not gradients):
+        assert in_eval_mode(model, lambda: (model(torch.ones(1)).item(), modes(model)), gradients) == (
+            1, [False, False, gradients])
+        assert modes(model) == [training, training, not gradients]
+        with pytest.raises(ZeroDivisionError):
+            in_eval_mode(model, lambda: 1 / 0, gradients)
+        assert modes(model) == [training, training, not gradients]
+    assert in_eval_mode(model, torch.is_grad_enabled) is False               # without gradients where nothing is said
 
-    class Layer(torch.nn.Dropout):
-        def train(self, mode=True):
-            if next(calls) == moment:
+
+def test_ctrl_c_at_any_moment_leaves_every_layer_and_the_gradients_as_they_were():
+    """Python looks for Ctrl-C where a function begins and after it: one is raised at each of these moments in turn."""
+    model = torch.nn.Sequential(torch.nn.Dropout(), torch.nn.Dropout()).train()
+    before, inside = sys.gettrace(), 0
+    for moment in itertools.count(1):
+        left = itertools.count(moment, -1)
+
+        def ctrl_c(frame, event, _, left=left):
+            if event in ("call", "return") and next(left) == 0:
                 raise KeyboardInterrupt
-            return super().train(mode)
+            return ctrl_c
 
-    model = torch.nn.Sequential(Layer(), Layer(), Layer()).train(training)
-    with pytest.raises(KeyboardInterrupt), eval_mode(model):
-        assert moment > 2 and not any(layer.training for layer in model.modules())
-    assert [layer.training for layer in model.modules()] == [training] * 4
+        sys.settrace(ctrl_c)
+        try:
+            in_eval_mode(model, lambda: model(torch.ones(1)))
+        except KeyboardInterrupt:                    # kept while it is looked at, as a notebook does
+            sys.settrace(before)
+            inside += 1
+            assert modes(model) == [True, True, True, True], moment
+        else:
+            break
+        finally:
+            sys.settrace(before)
+    assert inside > 20
 
+
+# The progress bar
 
 def test_a_network_that_is_silent_is_a_no_and_one_that_is_slow_is_not(monkeypatch):
     monkeypatch.setattr(vit_helpers.runtime, "PATIENCE", 0.5)

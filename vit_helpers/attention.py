@@ -3,7 +3,7 @@
 import torch
 
 from . import arguments
-from .runtime import eval_mode
+from .runtime import in_eval_mode
 
 LIMIT = 100e6                                # bytes of attention maps that are held at once
 
@@ -27,9 +27,8 @@ def _in_batches(function, model, images, *others):
     """`function` of small batches of `images` and of what goes with them, in eval mode; the results on the CPU, as one."""
     device = _check(model, images)
     size = max(1, min(64, int(LIMIT / 4 / max(1, _bytes_of_maps(model)))))
-    with eval_mode(model), torch.no_grad():
-        parts = [function(*(part.to(device) for part in batch))
-                 for batch in zip(*(values.split(size) for values in (images, *others)), strict=True)]
+    parts = in_eval_mode(model, lambda: [function(*(part.to(device) for part in batch)) for batch in
+                                         zip(*(values.split(size) for values in (images, *others)), strict=True)])
     return torch.cat([part.float().cpu() for part in parts])
 
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from . import arguments
 from .data import batches, eight_views
 from .distributed import of_all, processes, rank
-from .runtime import eval_mode
+from .runtime import in_eval_mode
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,6 @@ def check_classes(logits, tiles):
                          f"{len(tiles.classes)} classes; build it with num_classes={len(tiles.classes)}")
 
 
-@torch.no_grad()
 def evaluate(model, tiles, batch_size=256, *, views=1):
     """Evaluation of `model` on Tiles, in eval mode and float32, on the device of the model; the mode is put back.
 
@@ -145,13 +144,14 @@ def evaluate(model, tiles, batch_size=256, *, views=1):
     if views not in (1, 8):
         raise ValueError(f"views={views!r} is unknown; choose 1 (each tile as it is) or 8 (all its flips and transposes)")
     mine = tiles if processes() == 1 else tiles.select(torch.arange(len(tiles)).tensor_split(processes())[rank()])
-    logits = []
-    with eval_mode(model):
-        for images, _ in batches(mine, batch_size):
-            images = images.to(device)
-            seen = torch.stack([model(view).float() for view in ([images] if views == 1 else eight_views(images))])
-            # One view: its logits. Several, (V, B, K): log of the mean probability.
-            logits.append(seen[0] if views == 1 else seen.log_softmax(dim=2).logsumexp(dim=0) - math.log(len(seen)))
+
+    def logits_of(images):
+        images = images.to(device)
+        seen = torch.stack([model(view).float() for view in ([images] if views == 1 else eight_views(images))])
+        # One view: its logits. Several, (V, B, K): log of the mean probability.
+        return seen[0] if views == 1 else seen.log_softmax(dim=2).logsumexp(dim=0) - math.log(len(seen))
+
+    logits = in_eval_mode(model, lambda: [logits_of(images) for images, _ in batches(mine, batch_size)])
     logits = [part.cpu() for share in of_all(logits) for part in share]                  # in the order of the tiles
     logits = torch.cat(logits)                                                           # (N, K)
     check_classes(logits, tiles)
@@ -163,14 +163,13 @@ def pooled_features(model, tiles, batch_size=256):
 
     In eval mode, on the device of the model. Raises ValueError for no tiles, or tiles of another size than the model's.
     """
-    device, features = arguments.device_of(model, arguments.VIT), []
+    device = arguments.device_of(model, arguments.VIT)
     arguments.tiles(tiles=tiles)
     arguments.whole(1, batch_size=batch_size)
     if not len(tiles):
         raise ValueError("there are no tiles to look at; the Tiles are empty")
-    with eval_mode(model), torch.no_grad():
-        for images, _ in batches(tiles, batch_size):
-            features.append(model.pooled(model.forward_features(images.to(device))).float().cpu())
+    features = in_eval_mode(model, lambda: [model.pooled(model.forward_features(images.to(device))).float().cpu()
+                                            for images, _ in batches(tiles, batch_size)])
     return torch.cat(features)
 
 

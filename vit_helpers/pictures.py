@@ -11,7 +11,7 @@ from . import arguments
 from .data import CLASSES, normalize
 from .evaluation import familiarity
 from .pretrained import load_pretrained, pretrained_facts
-from .runtime import eval_mode
+from .runtime import in_eval_mode
 
 MOST_PIXELS = 100_000_000                    # larger pictures are refused before they are decoded
 
@@ -113,7 +113,6 @@ def predict(picture, name="auto"):
     return Prediction(image, probabilities, CLASSES, familiar, familiar >= facts["usual_from"], model)
 
 
-@torch.no_grad()
 def land_use_map(model, picture, stride=16, batch_size=256):
     """What a model for small images says about each pixel of a large one: probabilities float32 (K, H, W), on the CPU.
 
@@ -136,8 +135,9 @@ def land_use_map(model, picture, stride=16, batch_size=256):
     rows, columns = ([*range(0, whole - part, stride), whole - part]
                      for whole, part in zip(picture.shape[1:], (height, width), strict=True))
     corners = [(r, c) for r in rows for c in columns]
-    total, seen = 0, torch.zeros(picture.shape[1:])
-    with eval_mode(model):
+
+    def look():
+        total, seen = 0, torch.zeros(picture.shape[1:])
         for start in range(0, len(corners), batch_size):
             some = corners[start:start + batch_size]
             windows = torch.stack([picture[:, r:r + height, c:c + width] for r, c in some])              # (B, C, h, w)
@@ -147,4 +147,6 @@ def land_use_map(model, picture, stride=16, batch_size=256):
             for (r, c), said in zip(some, probabilities, strict=True):
                 total[:, r:r + height, c:c + width] += said if said.ndim == 3 else said[:, None, None]
                 seen[r:r + height, c:c + width] += 1
-    return total / seen
+        return total / seen
+
+    return in_eval_mode(model, look)

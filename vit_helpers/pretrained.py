@@ -13,7 +13,7 @@ import torch
 from . import arguments
 from .checkpoints import load_weights, write_tensors
 from .model import VisionTransformer
-from .runtime import by_budget, eval_mode, patiently, written_whole
+from .runtime import by_budget, in_eval_mode, patiently, written_whole
 
 WEIGHTS = Path(__file__).parent / "weights"
 MEASURED = Path(__file__).parent / "measured.json"           # written by tests/benchmarks/
@@ -148,12 +148,15 @@ def _outputs(model, images, gradients):
     outputs, hooks = {}, []
     for name, module in _stages(model).items():
         hooks.append(module.register_forward_hook(lambda _, __, output, name=name: outputs.__setitem__(name, output)))
+
+    def look():
+        logits = model(images)
+        if gradients:
+            return dict(zip(outputs, torch.autograd.grad(logits.square().sum(), list(outputs.values())), strict=True))
+        return dict(outputs)
+
     try:
-        with eval_mode(model), torch.set_grad_enabled(gradients):
-            logits = model(images)
-            values = dict(outputs)
-            if gradients:
-                values = dict(zip(outputs, torch.autograd.grad(logits.square().sum(), list(outputs.values())), strict=True))
+        values = in_eval_mode(model, look, gradients)
     finally:
         for hook in hooks:
             hook.remove()

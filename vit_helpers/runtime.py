@@ -63,18 +63,26 @@ def has_fast_bf16(device):
     return device.type == "cpu" and bool(units.get("amx_bf16") or units.get("avx512_bf16"))
 
 
-@contextmanager
-def eval_mode(model):
-    """The model in eval mode, without dropout, inside the block; the mode it was in is put back."""
-    was_training = model.training
+def in_eval_mode(model, work, gradients=False):
+    """`work()`, done with the model in eval mode and with or without gradients; what was set before is put back.
+
+    No context for `with`: Python looks for Ctrl-C as it enters a function, so one that ends a context may do nothing.
+    """
+    was_training, had_gradients = model.training, torch.is_grad_enabled()
+
+    def put_back():
+        torch.set_grad_enabled(had_gradients)
+        model.train(was_training)
+
     try:
         model.eval()
-        yield model
+        torch.set_grad_enabled(gradients)
+        return work()
     finally:
         try:
-            model.train(was_training)
+            put_back()
         except KeyboardInterrupt:                    # Ctrl-C in the middle would leave some layers in the other mode
-            model.train(was_training)
+            put_back()
             raise
 
 

@@ -8,7 +8,7 @@ from torch import nn
 from .. import arguments
 from ..data import normalize
 from ..model import interpolate_positions
-from ..runtime import eval_mode
+from ..runtime import in_eval_mode
 
 
 def middles_of(grid):
@@ -211,13 +211,11 @@ def findings(logits, boxes, least=0.0):
     return found
 
 
-@torch.no_grad()
 def detect(model, images, least=0.0, batch=256):
     """What a Detector finds in images uint8 (n, 3, H, W), for each image boxes, classes, scores as in `findings`."""
-    device, found = arguments.device_of(model, ("anchors",)), []
+    device = arguments.device_of(model, ("anchors",))
     arguments.tensor("B C H W", images=images)
     arguments.whole(1, batch=batch)
-    with eval_mode(model):
-        for part in images.split(int(batch)) if len(images) else ():
-            found += findings(*model(normalize(part).to(device)), least)
-    return found
+    parts = images.split(int(batch)) if len(images) else ()
+    return in_eval_mode(model, lambda: [of_one for part in parts
+                                        for of_one in findings(*model(normalize(part).to(device)), least)])

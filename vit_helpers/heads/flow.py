@@ -8,7 +8,7 @@ from torch import nn
 
 from .. import arguments
 from ..patches import unpatchify
-from ..runtime import eval_mode
+from ..runtime import in_eval_mode
 
 SPREAD = 0.35                                # of the noise, in normalized pixels: about that of the tiles themselves
 
@@ -101,7 +101,6 @@ def flow_matching_loss(model, images, labels, generator=None, without_class=0.1)
     return (model(noisy, time, labels.where(~hidden, model.any_class)).float() - velocity).square().mean()
 
 
-@torch.no_grad()
 def generate(model, labels, guidance=2.0, steps=20, generator=None, keep=0):
     """Paint one image for each class in labels int64 (B,): float32 (B, C, H, W) in -1..1, on the CPU.
 
@@ -127,7 +126,7 @@ def generate(model, labels, guidance=2.0, steps=20, generator=None, keep=0):
         free = model(x, times, torch.full_like(labels, model.any_class)).float() if guidance != 1 else 0
         return free + guidance * (model(x, times, labels).float() - free) if guidance else free
 
-    with eval_mode(model):
+    def paint():
         x = SPREAD * torch.randn(len(labels), config["in_channels"], *model.encoder.img_size, generator=generator).to(device)
         way = [x]
         for i in range(steps):
@@ -136,5 +135,8 @@ def generate(model, labels, guidance=2.0, steps=20, generator=None, keep=0):
             ahead = velocity(x + step * first, now + step)       # look where this leads, then go the mean of both ways
             x = x + step * (first + ahead) / 2
             way.append(x)
-    x = x.clamp(-1, 1).cpu()
+        return way
+
+    way = in_eval_mode(model, paint)
+    x = way[-1].clamp(-1, 1).cpu()
     return (x, torch.stack([way[round(i * steps / keep)] for i in range(keep + 1)], dim=1).cpu()) if keep else x

@@ -7,7 +7,7 @@ from torch import nn
 from .. import arguments
 from ..data import normalize
 from ..patches import pair, unpatchify
-from ..runtime import eval_mode
+from ..runtime import in_eval_mode
 
 
 class Segmenter(nn.Module):
@@ -60,7 +60,6 @@ def segmentation_loss(logits, masks):
     return F.cross_entropy(logits, masks.long())
 
 
-@torch.no_grad()
 def segment(model, images, batch_size=64):
     """The most probable class of each pixel, int64 (N, H, W), on the CPU, for images uint8 (N, C, H, W), in eval mode."""
     device = arguments.device_of(model)
@@ -68,8 +67,8 @@ def segment(model, images, batch_size=64):
     arguments.whole(1, batch_size=batch_size)
     if not len(images):
         raise ValueError("there are no images to segment; give at least one, as uint8 (N, C, H, W)")
-    with eval_mode(model):
-        return torch.cat([model(normalize(part).to(device)).argmax(dim=1).cpu() for part in images.split(int(batch_size))])
+    return in_eval_mode(model, lambda: torch.cat([model(normalize(part).to(device)).argmax(dim=1).cpu()
+                                                  for part in images.split(int(batch_size))]))
 
 
 def intersection_over_union(confusion):
