@@ -64,15 +64,16 @@ def has_fast_bf16(device):
 
 
 def in_eval_mode(model, work, gradients=False):
-    """`work()`, done with the model in eval mode and with or without gradients; what was set before is put back.
+    """`work()`, done with the model in eval mode and with or without gradients; afterwards both are as they were.
 
     No context for `with`: Python looks for Ctrl-C as it enters a function, so one that ends a context may do nothing.
     """
-    was_training, had_gradients = model.training, torch.is_grad_enabled()
+    modes, had_gradients = [(layer, layer.training) for layer in model.modules()], torch.is_grad_enabled()
 
     def put_back():
         torch.set_grad_enabled(had_gradients)
-        model.train(was_training)
+        for layer, training in modes:                # a frozen layer may have been in eval mode by itself
+            layer.training = training
 
     try:
         model.eval()
