@@ -60,7 +60,8 @@ def has_fast_bf16(device):
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     units = getattr(torch.cpu, "get_capabilities", dict)()        # older releases of torch cannot tell: then float32
-    return device.type == "cpu" and bool(units.get("amx_bf16") or units.get("avx512_bf16"))
+    used = torch.backends.cpu.get_cpu_capability() != "AVX2"      # ATEN_CPU_CAPABILITY=avx2 leaves such units unused
+    return device.type == "cpu" and used and bool(units.get("amx_bf16") or units.get("avx512_bf16"))
 
 
 def in_eval_mode(model, work, gradients=False):
