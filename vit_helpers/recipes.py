@@ -5,7 +5,6 @@ from functools import partial
 
 import torch
 
-from . import arguments
 from .runtime import has_fast_bf16
 
 
@@ -14,7 +13,7 @@ class Recipe:
     """Everything that `fit` can vary; `model` holds the arguments of VisionTransformer that go with it."""
 
     model: dict = field(default_factory=dict)
-    optimizer: str = "adam"              # "sgd", "adam", "adamw" or "muon": Muon for the blocks' matrices, AdamW for the rest
+    optimizer: str = "adam"              # "sgd", "adam", "adamw"; "muon" for the blocks' matrices, else AdamW
     learning_rate: float = 1e-3          # of SGD, Adam or AdamW
     weight_decay: float = 0.0            # of the same, matrices only
     muon_learning_rate: float = 2e-2
@@ -24,37 +23,29 @@ class Recipe:
     decay: bool = False                  # after that: linearly down to zero at the last step; else constant
     augment: bool = False                # each tile in one of its eight flips and transposes
     label_smoothing: float = 0.0
-    cutmix: float = 0.0                  # share of the batches, in the first 90 % of the steps, with parts of other tiles
-    keep_tokens: float = 1.0             # share of each image's patches that is used, at random, in the first steps ...
+    cutmix: float = 0.0                  # share of the batches that are mixed, in the first 90 % of the steps
+    keep_tokens: float = 1.0             # share of each image's patches that is used, at random, at first ...
     keep_until: float = 0.0              # ... up to this share of all steps; after that all of them
-    layer_decay: float = 1.0             # each layer below the head learns at this share of the rate of the one above it
+    layer_decay: float = 1.0             # each layer below the head learns at this share of the rate above it
     bf16: bool = False                   # mixed precision, where the device computes faster in bfloat16
-
-    def __post_init__(self):
-        arguments.number(0, learning_rate=self.learning_rate, weight_decay=self.weight_decay,
-                         muon_learning_rate=self.muon_learning_rate, muon_weight_decay=self.muon_weight_decay)
-        arguments.number(0, 1, warmup=self.warmup, label_smoothing=self.label_smoothing, cutmix=self.cutmix,
-                         keep_until=self.keep_until, layer_decay=self.layer_decay)
-        arguments.number(keep_tokens=self.keep_tokens)
-        arguments.whole(1, batch_size=self.batch_size)
 
 
 PLAIN = Recipe()
 GOOD = Recipe(model={"positions": "sincos", "pool": "mean", "dropout": 0.0},
-              optimizer="muon", muon_learning_rate=0.012, learning_rate=2e-3, weight_decay=0.01, warmup=0.1, decay=True,
-              augment=True, label_smoothing=0.1, keep_tokens=0.25, keep_until=0.8, bf16=True)
+              optimizer="muon", learning_rate=2e-3, muon_learning_rate=0.012, weight_decay=0.01, warmup=0.1,
+              decay=True, augment=True, label_smoothing=0.1, keep_tokens=0.25, keep_until=0.8, bf16=True)
 QUICK = replace(GOOD, muon_learning_rate=0.02, learning_rate=4e-3, warmup=0.05)    # for less than two epochs
-BEST = replace(GOOD, cutmix=0.5, keep_until=0.6)                 # for long runs, which begin to learn tiles by heart
+BEST = replace(GOOD, cutmix=0.5, keep_until=0.6)         # for long runs, which begin to learn tiles by heart
 FINETUNE = replace(GOOD, layer_decay=0.75, keep_until=0.0)       # for an encoder that is trained already
 RECIPES = {"plain": PLAIN, "quick": QUICK, "good": GOOD, "best": BEST}
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum SGD for matrices, each step orthogonalized first: it moves every direction of a matrix equally far.
+    """Momentum SGD for matrices (R, C) whose steps are orthogonalized: every direction moves equally far.
 
-    Jordan et al. 2024, "Muon". The same steps as torch.optim.Muon, up to rounding; that one computes in bfloat16 on any
-    processor, and one matrix at a time. params: matrices (R, C) only. lr: the length of a step in every direction, times
-    sqrt(R / C) for tall matrices. weight_decay: the share of lr by which a matrix shrinks in each step.
+    Jordan et al. 2024, "Muon". The same steps as torch.optim.Muon, which computes in bfloat16 on any
+    processor, one matrix at a time. lr: length of a step in each direction, times sqrt(R / C) for tall
+    matrices. weight_decay: the share of lr by which a matrix shrinks in each step.
     """
 
     def __init__(self, params, lr=0.02, weight_decay=0.1, momentum=0.95):
@@ -70,26 +61,28 @@ class Muon(torch.optim.Optimizer):
                     if not state:
                         state["momentum_buffer"] = torch.zeros_like(p)
                     momentum = state["momentum_buffer"].lerp_(p.grad, 1 - group["momentum"])
-                    by_shape.setdefault(p.shape, []).append((p, p.grad.lerp(momentum, group["momentum"])))   # Nesterov
+                    ahead = p.grad.lerp(momentum, group["momentum"])             # Nesterov
+                    by_shape.setdefault(p.shape, []).append((p, ahead))
             for (rows, columns), pairs in by_shape.items():
-                params, steps = zip(*pairs, strict=True)
-                for p, step in zip(params, orthogonalized(torch.stack(steps)), strict=True):
+                turned = orthogonalized(torch.stack([ahead for _, ahead in pairs]))
+                for (p, _), step in zip(pairs, turned, strict=True):
                     p.mul_(1 - group["lr"] * group["weight_decay"])
                     p.add_(step, alpha=-group["lr"] * max(1, rows / columns) ** 0.5)
 
 
 def orthogonalized(matrices):
-    """Matrices (n, R, C) with their singular values brought near 1 (0.7 to 1.2), by five Newton-Schulz iterations.
+    """Matrices (n, R, C) = U S V^T, about as U V^T: five Newton-Schulz iterations bring S near 1.
 
-    For U S V^T that is about U V^T, without the cost of an SVD. In bfloat16 where the device is faster in it, else float32.
+    In bfloat16 where the device is faster in it, else in float32. Values far below the largest one stay
+    smaller.
     """
     x = matrices.to(torch.bfloat16 if has_fast_bf16(matrices.device) else torch.float32)
-    x = x.mT if x.shape[1] > x.shape[2] else x                   # the Gram matrix of the shorter side is the smaller one
+    x = x.mT if x.shape[1] > x.shape[2] else x           # the shorter side has the smaller Gram matrix
     x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)     # no singular value is above 1
-    for _ in range(5):
-        gram = x @ x.mT                                          # (n, R, R)
+    for _ in range(5):                                   # 3.4445 x - 4.7750 (x x^T) x + 2.0315 (x x^T)^2 x
+        gram = x @ x.mT
         polynomial = torch.baddbmm(gram, gram, gram, beta=-4.7750, alpha=2.0315)
-        x = torch.baddbmm(x, polynomial, x, beta=3.4445)         # 3.4445 x - 4.7750 x x^T x + 2.0315 (x x^T)^2 x
+        x = torch.baddbmm(x, polynomial, x, beta=3.4445)
     return x.mT if matrices.shape[1] > matrices.shape[2] else x
 
 
@@ -97,41 +90,28 @@ OPTIMIZERS = {"sgd": partial(torch.optim.SGD, momentum=0.9, nesterov=True), "ada
               "adamw": torch.optim.AdamW, "muon": torch.optim.AdamW}
 
 
-def check_recipe(recipe):
-    """Raise TypeError unless this is a Recipe."""
-    if not isinstance(recipe, Recipe):
-        raise TypeError(f"recipe must be a Recipe, such as vit_helpers.GOOD, not {arguments.told(recipe)}")
-
-
 def make_optimizers(model, recipe):
-    """The optimizers of a recipe as a list of one, or of two: [Muon, AdamW]. Raises ValueError for unknown names."""
-    arguments.device_of(model)
-    check_recipe(recipe)
-    if recipe.optimizer not in OPTIMIZERS:
-        raise ValueError(f"optimizer={recipe.optimizer!r} is unknown; choose {', '.join(map(repr, OPTIMIZERS))}")
-    muon, rest = {}, {}                              # parameters, by what they have in common
+    """The optimizers of a recipe as a list of one, or of two: [Muon, AdamW]."""
+    muon, rest = {}, {}                                  # parameters, by what they have in common
     for name, p in model.named_parameters():
-        if p.requires_grad:
-            share = recipe.layer_decay ** _layers_above(name, model)
-            if recipe.optimizer == "muon" and "blocks." in name and p.ndim == 2:
-                muon.setdefault(share, []).append(p)
-            else:
-                rest.setdefault((p.ndim >= 2, share), []).append(p)
-    if not muon and not rest:
-        raise ValueError("every parameter of the model is frozen; call requires_grad_(True) on those that are to learn")
+        share = recipe.layer_decay ** layers_above(name, model)
+        if p.requires_grad and recipe.optimizer == "muon" and "blocks." in name and p.ndim == 2:
+            muon.setdefault(share, []).append(p)
+        elif p.requires_grad:
+            rest.setdefault((p.ndim >= 2, share), []).append(p)
     optimizers = []
     if muon:
         groups = [{"params": p, "lr": share * recipe.muon_learning_rate} for share, p in muon.items()]
         optimizers.append(Muon(groups, weight_decay=recipe.muon_weight_decay))
     if rest:
-        groups = [{"params": p, "lr": share * recipe.learning_rate, "weight_decay": recipe.weight_decay * matrix}
-                  for (matrix, share), p in rest.items()]
+        groups = [{"params": p, "lr": share * recipe.learning_rate,
+                   "weight_decay": recipe.weight_decay * matrix} for (matrix, share), p in rest.items()]
         optimizers.append(OPTIMIZERS[recipe.optimizer](groups, lr=recipe.learning_rate))
     return optimizers
 
 
-def _layers_above(name, model):
-    """How many layers stand between a parameter and the logits: 0 for the head, depth + 1 for the patch embedding."""
+def layers_above(name, model):
+    """How many layers are between a parameter and the logits: 0 for the head, depth + 1 for the embedding."""
     blocks = len(getattr(model, "blocks", ()))
     if name.startswith("blocks."):
         return blocks - int(name.split(".")[1])
@@ -139,10 +119,7 @@ def _layers_above(name, model):
 
 
 def learning_rate_factor(recipe, step, steps):
-    """What the learning rate is multiplied by at `step` (0 ... steps - 1): warm-up, then linear decay or constant."""
-    check_recipe(recipe)
-    arguments.whole(1, 10**12, steps=steps)
-    arguments.whole(0, steps, step=step)
+    """What the learning rate is multiplied by at `step`, from 0: warm-up, then decay or constant."""
     warmup = recipe.warmup * steps
     rising = min(1.0, (step + 1) / warmup) if step < warmup else 1.0
     return min(rising, (steps - step) / max(1.0, steps - warmup)) if recipe.decay else rising
@@ -150,8 +127,5 @@ def learning_rate_factor(recipe, step, steps):
 
 def make_schedules(optimizers, recipe, steps):
     """For each optimizer the scheduler that follows the recipe over `steps` steps."""
-    if not isinstance(optimizers, (list, tuple)) or not all(isinstance(o, torch.optim.Optimizer) for o in optimizers):
-        raise TypeError(f"optimizers must be a list, as make_optimizers gives it, not {arguments.told(optimizers)}")
-    check_recipe(recipe)
-    arguments.whole(1, 10**12, steps=steps)
-    return [torch.optim.lr_scheduler.LambdaLR(o, lambda step: learning_rate_factor(recipe, step, steps)) for o in optimizers]
+    schedule = torch.optim.lr_scheduler.LambdaLR
+    return [schedule(o, lambda step: learning_rate_factor(recipe, step, steps)) for o in optimizers]

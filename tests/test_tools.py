@@ -1,0 +1,87 @@
+"""A learner's model is an ordinary module: PyTorch's compilers, exporters and tracers take it (release)."""
+
+import copy
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from torchvision.models.feature_extraction import create_feature_extractor
+
+from vit_helpers import VisionTransformer
+
+pytestmark = [pytest.mark.release, pytest.mark.filterwarnings("ignore")]
+KINDS = {"cls, learned": {"pool": "cls", "positions": "learned"}, "mean, sincos": {"pool": "mean", "positions": "sincos"}}
+IMAGES = torch.randn(5, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(params=KINDS.values(), ids=KINDS)
+def model(request):
+    torch.manual_seed(0)
+    model = VisionTransformer(32, embed_dim=32, depth=2, num_heads=2, mlp_dim=32, **request.param).eval()
+    torch.nn.init.normal_(model.head.weight)
+    return model
+
+
+def close(found, model, images=IMAGES):
+    torch.testing.assert_close(torch.as_tensor(found), model(images).detach(), atol=2e-5, rtol=1e-4)
+
+
+def test_compile(model):
+    torch._dynamo.reset()
+    compiled = torch.compile(model, fullgraph=True, dynamic=True, backend="aot_eager")
+    for n in (5, 3, 2):
+        close(compiled(IMAGES[:n]).detach(), model, IMAGES[:n])
+    kept = torch.tensor([[0, 3, 7]]).expand(5, -1)
+    torch.testing.assert_close(compiled(IMAGES, kept), model(IMAGES, kept), atol=2e-5, rtol=1e-4)
+
+
+def test_export_with_any_batch_size(model):
+    batch = torch.export.Dim("batch", min=2, max=64)
+    exported = torch.export.export(model, (IMAGES[:3],), dynamic_shapes=({0: batch}, None)[:1]).module()
+    close(exported(IMAGES).detach(), model)
+
+
+@pytest.mark.parametrize("dynamo", [True, False])
+def test_onnx_with_any_batch_size(model, dynamo, tmp_path):
+    runtime = pytest.importorskip("onnxruntime")
+    path = str(tmp_path / "model.onnx")
+    names = {"input_names": ["images"], "output_names": ["logits"], "dynamo": dynamo}
+    if dynamo:
+        pytest.importorskip("onnxscript")
+        torch.onnx.export(model, (IMAGES[:3],), path, dynamic_shapes=({0: "batch"},), **names)
+    else:
+        torch.onnx.export(model, (IMAGES[:3],), path, dynamic_axes={"images": {0: "batch"}}, **names)
+    session = runtime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    found = session.run(None, {session.get_inputs()[0].name: IMAGES.numpy()})[0]
+    np.testing.assert_allclose(found, model(IMAGES).detach().numpy(), atol=1e-4)
+
+
+def test_trace_with_another_batch_size(model):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        traced = torch.jit.trace(model, IMAGES[:2])
+    close(traced(IMAGES).detach(), model)
+
+
+def test_symbolic_trace(model):
+    close(torch.fx.symbolic_trace(model)(IMAGES).detach(), model)
+
+
+def test_feature_extractor(model):
+    features = create_feature_extractor(model, return_nodes={"blocks.0.mlp.drop_1": "first", "norm": "tokens"})
+    found = features(IMAGES)
+    torch.testing.assert_close(found["tokens"], model.forward_features(IMAGES), atol=2e-5, rtol=1e-4)
+
+
+def test_deep_copies_hooks_and_functional_calls(model):
+    twin, seen = copy.deepcopy(model), []
+    twin.blocks[1].attn.register_forward_hook(lambda *call: seen.append(call[2].shape))
+    close(twin(IMAGES).detach(), model)
+    assert seen == [torch.Size([5, 16 + (model.pool == "cls"), 32])]
+    weights = dict(model.named_parameters())
+    close(torch.func.functional_call(model, weights, (IMAGES,)).detach(), model)
+    gradient = torch.func.grad(lambda w: torch.func.functional_call(model, w, (IMAGES,)).square().sum())(weights)
+    assert gradient["head.weight"].abs().sum() > 0
+    per_image = torch.func.vmap(lambda image: model(image[None])[0])(IMAGES)
+    close(per_image.detach(), model)

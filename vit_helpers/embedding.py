@@ -1,0 +1,81 @@
+"""From pixels to tokens: patch embeddings and positions."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from .patches import pair
+
+
+class PatchEmbedding(nn.Module):
+    """Images (B, C, height, width) -> a token for each patch (B, N, D): the flattened patch times one matrix.
+
+    Done as a convolution whose stride is its kernel size (Dosovitskiy et al. 2021). patch_size: P or (P, Q).
+    """
+
+    def __init__(self, patch_size=8, in_channels=3, embed_dim=128):
+        super().__init__()
+        self.proj = nn.Conv2d(in_channels, embed_dim, kernel_size=pair(patch_size), stride=pair(patch_size))
+        # Inside an 8x8 patch of EuroSAT, normalized pixels differ by only 0.12 (standard deviation) from
+        # their mean. This start lifts such detail to about 1; PyTorch's default leaves a fourteenth of that.
+        nn.init.normal_(self.proj.weight, std=1 / (0.12 * math.sqrt(self.proj.weight[0].numel())))
+
+    def forward(self, images):
+        return self.proj(images).flatten(2).transpose(1, 2)  # (B, D, rows, columns) -> (B, D, N) -> (B, N, D)
+
+
+class ConvStem(nn.Module):
+    """Images (B, C, height, width) -> tokens (B, N, D) by small stride-2 convolutions, one for each halving.
+
+    Xiao et al. 2021, "Early convolutions help transformers see better". Raises ValueError unless patch_size
+    is 2, 4, 8, ...
+    """
+
+    def __init__(self, patch_size=8, in_channels=3, embed_dim=128):
+        super().__init__()
+        halvings = {2**i: i for i in range(1, 11)}.get(patch_size)
+        if halvings is None:
+            raise ValueError(f"a convolutional stem needs a patch size of 2, 4, 8, 16, ..., not {patch_size}")
+        channels, layers = in_channels, []
+        for left in reversed(range(halvings)):               # how many convolutions are left after this one
+            width = max(8, embed_dim // 2**left) if left else embed_dim
+            # Overlapping windows first; the last one (2x2) sees only its own four positions.
+            kernel, padding = (2, 0) if left == 0 else (4, 1) if left == halvings - 1 else (3, 1)
+            layers += [nn.Conv2d(channels, width, kernel, stride=2, padding=padding), nn.GELU()]
+            # PyTorch's default would shrink the signal in each layer, until the positions drown it.
+            nn.init.kaiming_normal_(layers[-2].weight, nonlinearity="relu")
+            channels = width
+        self.proj = nn.Sequential(*layers[:-1])              # no activation after the last one
+
+    def forward(self, images):
+        return self.proj(images).flatten(2).transpose(1, 2)  # (B, D, rows, columns) -> (B, D, N) -> (B, N, D)
+
+
+def sincos_positions(grid, embed_dim, temperature=10000.0):
+    """The 2-D sine-cosine table, float32 (rows * columns, D), one row for each patch, values in [-1, 1].
+
+    With w_k = temperature ** (-k / (D/4)), k = 0 ... D/4 - 1, the patch at (row, column) gets
+    [sin(row w_k), cos(row w_k), sin(column w_k), cos(column w_k)] (Vaswani et al. 2017, once for each axis).
+    Raises ValueError unless embed_dim is divisible by 4.
+    """
+    if embed_dim % 4:
+        below = embed_dim // 4 * 4
+        raise ValueError(f"embed_dim={embed_dim} is not divisible by 4 (sine and cosine of row and column); "
+                         f"choose {below or 8} or {below + 4}")
+    rows, columns = torch.meshgrid(torch.arange(grid[0]), torch.arange(grid[1]), indexing="ij")
+    frequencies = temperature ** (-torch.arange(embed_dim // 4) / (embed_dim // 4))
+    by_row = rows.flatten()[:, None] * frequencies           # (N, D/4)
+    by_column = columns.flatten()[:, None] * frequencies     # (N, D/4)
+    return torch.cat([by_row.sin(), by_row.cos(), by_column.sin(), by_column.cos()], dim=1)
+
+
+def interpolate_positions(positions, old_grid, new_grid):
+    """Stretch positions (1, [1 +] rows * columns, D) from grid to grid, bicubically; a CLS row stays."""
+    prefix = positions.shape[1] - old_grid[0] * old_grid[1]  # 1 with a CLS token, else 0
+    image = positions[:, prefix:].transpose(1, 2).unflatten(2, old_grid)     # (1, D, rows, columns)
+    kind = torch.promote_types(image.dtype, torch.float32)   # 16 bits are stretched in 32
+    image = F.interpolate(image.to(kind), new_grid, mode="bicubic", antialias=True, align_corners=False)
+    image = image.to(positions.dtype).flatten(2).transpose(1, 2)             # (1, new rows * new columns, D)
+    return torch.cat([positions[:, :prefix], image], dim=1)
