@@ -1,0 +1,116 @@
+"""Pictures of scenes: what each pixel is, which objects were found, and where each query looks."""
+
+import re
+
+import numpy as np
+from matplotlib.colors import ListedColormap
+from matplotlib.patches import Patch
+from scipy.ndimage import distance_transform_edt
+from torchvision.ops import box_iou
+
+from .base import COLORS, as_array, as_pixels, frame, new_picture, show
+
+# Ten colors that most kinds of color vision can tell apart: Paul Tol's "muted", and gray.
+LAND = ListedColormap(["#DDCC77", "#117733", "#999933", "#AA4499", "#882255", "#44AA99", "#CC6677", "#BBBBBB",
+                       "#88CCEE", "#332288"], name="land")
+
+
+def short_name(name):
+    """Two letters for a class: the capitals of HerbaceousVegetation, HV, or the first two of Forest, Fo."""
+    capitals = "".join(re.findall("[A-Z]", name))
+    return capitals[:2] if len(capitals) > 1 else name[:2]
+
+
+def _land(picture, axes, images, masks, classes, smallest):
+    """Images, each with its masks on one line of axes; classes that cover enough are named on them."""
+    assert len(classes) <= LAND.N, f"{len(classes)} classes are more than the {LAND.N} colors"
+    for line, image, *some in zip(axes, images, *masks.values(), strict=True):
+        show(line[0], as_pixels(image))
+        for axis, mask in zip(line[1:], some, strict=True):
+            show(axis, mask, cmap=LAND, vmin=-0.5, vmax=9.5)
+            for c in np.unique(mask):
+                if (mask == c).mean() >= smallest:           # named at the place farthest from its borders
+                    depth = distance_transform_edt(np.pad(mask == c, 1))[1:-1, 1:-1]
+                    row, column = np.unravel_index(depth.argmax(), depth.shape)
+                    axis.text(column, row, short_name(classes[c]), ha="center", va="center", fontsize=7,
+                              bbox={"color": "white", "alpha": 0.7, "pad": 0.6})
+    handles = [Patch(color=LAND(c), label=f"{short_name(name)}  {name}") for c, name in enumerate(classes)]
+    picture.legend(handles=handles, loc="outside right center", fontsize=7)
+
+
+def segmentations(images, masks, classes, title="", scale=1.5):
+    """Images (N, 3, H, W), one in each column, and below them `masks` {name: int64 (N, H, W)} in colors."""
+    masks = {name: as_array(mask) for name, mask in masks.items()}
+    n, high = len(images), 1 + len(masks)
+    picture, axes = new_picture(title, (scale * n + 1.6, scale * high + 0.4), high, n)
+    _land(picture, axes.T, images, masks, classes, smallest=0.03)
+    for axis, name in zip(axes[:, 0], ["scene", *masks], strict=True):
+        axis.set_ylabel(name, fontsize=9)
+    first, *others = masks
+    shares = [", ".join(f"{name} {np.mean(masks[name][i] == masks[first][i]):.0%}" for name in others)
+              for i in range(n)]
+    agree = f"; how many pixels agree with it, scene by scene: {'; '.join(shares)}" if others else "."
+    picture.alt += f"{n} scenes, below each its {first} as colored regions{agree}"
+    return picture
+
+
+def land_use(picture_, masks, classes, title="", scale=3.2):
+    """A large picture (3, H, W) and beside it each of `masks` {name: int64 (H, W)} as colored regions."""
+    masks = {name: as_array(mask)[None] for name, mask in masks.items()}
+    across, truth = 1 + len(masks), next(iter(masks.values()))
+    picture, axes = new_picture(title, (scale * across + 1.6, scale + 0.6), columns=across)
+    _land(picture, axes, [picture_], masks, classes, smallest=0.01)
+    for axis, name in zip(axes[0], ["scene", *masks], strict=True):
+        axis.set_title(name, fontsize=8)
+    facts = [f"{name} ({np.mean(mask == truth):.0%} of the pixels as in the first)"
+             for name, mask in masks.items()]
+    picture.alt += f"A large scene and beside it, as colored regions: {', '.join(facts)}"
+    return picture
+
+
+def detections(images, found, truth, classes, title="", columns=4, labels=None, names=True):
+    """Images (n, 3, H, W) with found boxes, blue if right, else orange and dotted, over true ones, dashed.
+
+    found: for each image boxes (m, 4), 0 to 1, classes (m,), scores (m,). truth: boxes (k, 4), classes (k,).
+    Right is what overlaps a true box of its class by half.
+    """
+    n, rows, facts = len(images), -(-len(images) // columns), []
+    labels = [""] * n if labels is None else labels
+    picture, axes = new_picture(title, (3.1 * columns, 3.2 * rows + 0.4), rows, columns, used=0)
+    scenes = zip(axes.flat[:n], images, found, truth, labels, strict=True)
+    for axis, image, (boxes, kinds, scores), (true_boxes, true_kinds), label in scenes:
+        show(axis, as_pixels(image), label)
+        for box in true_boxes:
+            frame(axis, *box.tolist(), color="white", linewidth=3)
+            frame(axis, *box.tolist(), color="black", linewidth=1.5, linestyle=(0, (3, 3)))
+        hits = (box_iou(boxes, true_boxes) >= 0.5) & (kinds[:, None] == true_kinds)              # (m, k)
+        for box, kind, score, right in zip(boxes, kinds, scores, hits.any(dim=1), strict=True):
+            color = COLORS[0] if right else COLORS[1]
+            frame(axis, *box.tolist(), color=color, linewidth=2, linestyle="-" if right else (0, (1, 1)))
+            if names:
+                name = classes[kind] if len(classes[kind]) <= 11 else classes[kind][:9] + "…"
+                left, top = box[:2].clamp(0, 0.75).tolist()
+                axis.text(left, 1 - top, f"{name} {score:.0%}", color="white", fontsize=6, va="bottom",
+                          transform=axis.transAxes, bbox={"color": color, "alpha": 0.85, "pad": 0.5})
+        facts.append(f"{len(true_boxes)} true, {len(boxes)} found, {hits.any(dim=1).sum()} right")
+    picture.alt += f"{n} scenes with true boxes dashed and found boxes solid: {'; '.join(facts)}."
+    return picture
+
+
+def query_places(boxes, used, grid, anchors, title=""):
+    """The middles of each query's boxes (n, Q, 4) where `used` (n, Q); its anchor, of (Q, 2), is a cross."""
+    rows, columns = grid
+    middles, sides = (boxes[..., :2] + boxes[..., 2:]) / 2, (boxes[..., 2:] - boxes[..., :2]).mean(dim=2)
+    distances = (middles - anchors).norm(dim=2)                                                  # (n, Q)
+    picture, axes = new_picture(title, (1.6 * columns, 1.75 * rows + 0.4), rows, columns)
+    for q, (axis, here) in enumerate(zip(axes.flat, used.T, strict=True)):
+        x, y = middles[here, q].T
+        axis.scatter(x, y, s=60 * sides[here, q].clamp(min=0), color=COLORS[0], alpha=0.35, linewidth=0)
+        axis.plot(*anchors[q].tolist(), "+", color=COLORS[1], markersize=11, markeredgewidth=2)
+        axis.set(xlim=(0, 1), ylim=(1, 0), xticks=[], yticks=[], aspect="equal")
+        axis.set_title(f"query {q}: {here.float().mean():.0%}", fontsize=8)
+    off = [distances[here, q].mean().item() for q, here in enumerate(used.T) if here.any()]
+    mean = f"they lie {np.mean(off):.0%} of the side from the cross on average" if off else ""
+    picture.alt += (f"{rows} x {columns} panels, one for each query, with a cross where it starts and a dot "
+                    f"at the middle of each box that it found: {mean or 'no query found anything'}.")
+    return picture
