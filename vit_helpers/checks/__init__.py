@@ -1,4 +1,4 @@
-"""The exercises' checkers, one module for each lesson: `from vit_helpers.checks import lesson_05 as checks`."""
+"""The exercises' checkers, one module a lesson: `from vit_helpers.checks import lesson_05 as checks`."""
 
 from .base import Exercise, exercise
 

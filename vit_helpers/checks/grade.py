@@ -14,7 +14,8 @@ def verdicts(path):
         cells = json.loads(Path(path).read_text(encoding="utf-8"))["cells"]
         sources = ["".join(cell["source"]).rstrip() for cell in cells]
     except (ValueError, KeyError, TypeError):
-        raise ValueError(f"{path} is no notebook; give files that end in .ipynb, as students save them") from None
+        message = f"{path} is no notebook; give files that end in .ipynb, as students save them"
+        raise ValueError(message) from None
     found = {}
     for cell, source in zip(cells, sources, strict=True):
         call = re.search(r"^(\w+) = checks\.\1\(\1\)$", source, re.M)

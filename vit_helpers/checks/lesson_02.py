@@ -10,9 +10,9 @@ from .base import exercise
 @exercise(
     cases=lambda: [(1, 2, 4, 2), (25, 42, 64, 8), (9, 30, 32, 4), (0, 0, 96, 16), (50, 17, 96, 16)],
     mistakes={
-        "the patch row is multiplied by the patch size; each row of patches holds width // P of them, which for 64 and 8 is "
-        "8 as well.": lambda row, column, width, P: row // P * P + column // P,
-        "row and column have changed places; count whole rows of patches first, then go along the row.":
+        "the patch row is multiplied by the patch size; each row of patches holds width // P of them, which "
+        "for 64 and 8 is 8 as well.": lambda row, column, width, P: row // P * P + column // P,
+        "row and column are swapped; count whole rows of patches first, then go along the row.":
             lambda row, column, width, P: column // P * (width // P) + row // P,
         "the patch row is multiplied by the width in pixels; each row of patches holds width // P of them.":
             lambda row, column, width, P: row // P * width + column // P,
@@ -24,7 +24,7 @@ def patch_number(row, column, width, P):
 
 
 def addressed_photo():
-    """One photo of 4x4 pixels and 2 channels, each value its own address: 100 x channel + 10 x row + column."""
+    """One photo of 4x4 pixels and 2 channels, each value its address: 100 x channel + 10 x row + column."""
     row, column, channel = torch.meshgrid(torch.arange(4), torch.arange(4), torch.arange(2), indexing="ij")
     return (100 * channel + 10 * row + column)[None]
 
@@ -38,34 +38,39 @@ def split_photos(photos, P):
 @exercise(
     cases=lambda: [(addressed_photo(), 2), (torch.randn(2, 6, 12, 3), 3)],
     mistakes={
-        "inside a patch the colors of a pixel still stand together; channels come before the places inside the patch.":
+        "inside a patch the colors of a pixel are still side by side; channels come before "
+        "rows and columns.":
             lambda photos, P: split_photos(photos, P).permute(0, 1, 3, 2, 4, 5).flatten(3).flatten(1, 2),
-        "there is no permute, so the pieces are cut line by line from memory; bring both patch axes to the front first.":
+        "there is no permute, so the pieces are cut line by line from memory; bring both patch axes to the "
+        "front first.":
             lambda photos, P: photos.reshape(photos.shape[0], -1, photos.shape[3] * P * P),
-        "inside a patch, row and column have changed places: every patch is mirrored along its diagonal.":
+        "inside a patch, row and column are swapped: every patch is mirrored along its diagonal.":
             lambda photos, P: split_photos(photos, P).permute(0, 1, 3, 5, 4, 2).flatten(3).flatten(1, 2),
-        "the patches run down the columns of the grid; they should run along its rows, as one reads.":
+        "the patches run down the columns of the grid; they should run along its rows, in reading order.":
             lambda photos, P: split_photos(photos, P).permute(0, 3, 1, 5, 2, 4).flatten(3).flatten(1, 2),
-        "transpose(1, 3) brings the channels to the front, but swaps height and width too; photos.permute(0, 3, 1, 2) keeps "
-        "rows before columns.": lambda photos, P: patchify(photos.transpose(1, 3), P),
+        "transpose(1, 3) brings the channels to the front, but swaps height and width too; "
+        "photos.permute(0, 3, 1, 2) keeps rows before columns.":
+            lambda photos, P: patchify(photos.transpose(1, 3), P),
     })
 def patchify_photos(photos, P):
     return patchify(photos.permute(0, 3, 1, 2), P)
 
 
 @exercise(
-    cases=lambda: [(torch.arange(1.0, 7).reshape(1, 1, 2, 3), 2), (torch.randn(2, 3, 7, 16), 4), (torch.randn(1, 2, 9, 5), 3),
-                   (torch.randn(1, 1, 5, 10), 4)],
+    cases=lambda: [(torch.arange(1.0, 7).reshape(1, 1, 2, 3), 2), (torch.randn(2, 3, 7, 16), 4),
+                   (torch.randn(1, 2, 9, 5), 3), (torch.randn(1, 1, 5, 10), 4)],
     mistakes={
-        "rows and columns have changed places: F.pad names the last axis first, (left, right, top, bottom).":
+        "rows and columns are swapped: F.pad names the last axis first, (left, right, top, bottom).":
             lambda images, P: F.pad(images, (0, -images.shape[2] % P, 0, -images.shape[3] % P)),
         "a side that fits already gets a whole patch of zeros; P - size % P is P there, and should be 0.":
             lambda images, P: F.pad(images, (0, P - images.shape[3] % P, 0, P - images.shape[2] % P)),
-        "the zeros stand at the left and at the top, so all pixels move; put them at the right and at the bottom.":
+        "the zeros are on the left and at the top, so all pixels move; put them on the "
+        "right and at the bottom.":
             lambda images, P: F.pad(images, (-images.shape[3] % P, 0, -images.shape[2] % P, 0)),
         "what does not fit is cut off; add zeros, so that no pixel is lost.":
             lambda images, P: images[..., :images.shape[2] // P * P, :images.shape[3] // P * P],
-        "as many zeros are added as pixels stand over; what is missing to the next multiple of P is -size % P.":
+        "size % P zeros are added, as many as there are leftover pixels; what the next multiple of P still "
+        "needs is -size % P.":
             lambda images, P: F.pad(images, (0, images.shape[3] % P, 0, images.shape[2] % P)),
     })
 def pad_to_fit(images, P):
@@ -106,13 +111,15 @@ def halved_again(patches, P, stride, grid):
                    (torch.randn(2, 6, 3 * 16), 4, 2, (2, 3)), (torch.randn(1, 12, 25), 5, 2, (4, 3)),
                    (torch.randn(1, 6, 2 * 4), 2, 2, (3, 2))],
     mistakes={
-        "the patches are added up; where several lie on a pixel, divide by their number.": summed,
-        "each patch overwrites what lay there before, so the last one wins; add them up, and divide at the end.": last_wins,
-        "everything is divided by the same number, but fewer patches lie on pixels near the border; count for each pixel.":
+        "the patches are added up; where several cover a pixel, divide by their number.": summed,
+        "each patch overwrites what was there before, so the last one wins; add them up, "
+        "and divide at the end.": last_wins,
+        "everything is divided by the same number, but fewer patches cover pixels near the border; count "
+        "them for each pixel.":
             lambda patches, P, stride, grid: summed(patches, P, stride, grid) / summed(
                 torch.ones_like(patches), P, stride, grid).max(),
-        "the mean is taken with what lies there already, again and again, so late patches count more than early ones; add up "
-        "first, divide once.": halved_again,
+        "each patch is averaged with what is already there, again and again, so late patches count more "
+        "than early ones; add up first, divide once.": halved_again,
     })
 def stitch(patches, P, stride, grid):
     return summed(patches, P, stride, grid) / summed(torch.ones_like(patches), P, stride, grid)

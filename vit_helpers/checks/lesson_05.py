@@ -8,15 +8,19 @@ from .base import exercise, take_weights
 
 
 @exercise(
-    cases=lambda: [(torch.tensor([[2.0, 0.0, 0.0, 0.0]]), torch.tensor([[3.0, 1.0, 0.0, 0.0], [0.0, 4.0, 0.0, 0.0]])),
+    cases=lambda: [(torch.tensor([[2.0, 0.0, 0.0, 0.0]]),
+                    torch.tensor([[3.0, 1.0, 0.0, 0.0], [0.0, 4.0, 0.0, 0.0]])),
                    (torch.randn(2, 5, 8), torch.randn(2, 3, 8))],
     mistakes={
-        "the scores are not divided by anything; divide by the square root of the head width.": lambda q, k: q @ k.mT,
-        "the scores are divided by the width itself; it should be its square root, as for any standard deviation of a sum.":
+        "the scores are not divided by anything; divide by the square root of the head width.":
+            lambda q, k: q @ k.mT,
+        "the scores are divided by the width itself; it should be its square root, as for any standard "
+        "deviation of a sum.":
             lambda q, k: q @ k.mT / q.shape[-1],
-        "they are divided by the square root of the number of tokens; it is the width, the last axis, that the sum runs over.":
+        "they are divided by the square root of the number of tokens; the sum runs over the width, "
+        "the last axis.":
             lambda q, k: q @ k.mT / q.shape[-2] ** 0.5,
-        "the scores are multiplied by the square root; they have to shrink, not to grow.":
+        "the scores are multiplied by the square root; they have to shrink, not grow.":
             lambda q, k: q @ k.mT * q.shape[-1] ** 0.5,
     })
 def scaled_scores(queries, keys):
@@ -27,16 +31,20 @@ def scaled_scores(queries, keys):
     cases=lambda: [(torch.tensor([[0.0, 0.0], [0.0, 1.0986123]]), torch.tensor([[4.0], [8.0]])),
                    (torch.randn(2, 4, 4), torch.randn(2, 4, 3))],
     mistakes={
-        "softmax runs over the queries (dim=-2): its columns sum to one, but each row has one unit of attention to give.":
+        "softmax runs over the queries (dim=-2): its columns sum to one, but each row has one unit of "
+        "attention to give.":
             lambda s, v: s.softmax(-2) @ v,
-        "softmax runs over the first axis (dim=0), which is the batch as soon as there is one; dim=-1 is the row, whatever "
-        "stands before it.": lambda s, v: s.softmax(0) @ v,
-        "softmax runs over axis 1, which is the row only where there is no batch; dim=-1 is the row in any case.":
+        "softmax runs over the first axis (dim=0), which is the batch as soon as there is one; dim=-1 is "
+        "the row, whatever comes before it.": lambda s, v: s.softmax(0) @ v,
+        "softmax runs over axis 1, which is the row only where there is no batch; dim=-1 is the row "
+        "in any case.":
             lambda s, v: s.softmax(1) @ v,
-        "there is no softmax: scores are no shares until each row sums to one.": lambda s, v: s @ v,
-        "the scores are divided by their sum instead of going through softmax; negative scores would become negative shares.":
+        "there is no softmax: scores are not shares until each row sums to one.": lambda s, v: s @ v,
+        "the scores are divided by their sum instead of going through softmax; negative scores would become "
+        "negative shares.":
             lambda s, v: s / s.sum(-1, keepdim=True) @ v,
-        "the weights are transposed: row i of the weights says whom token i listens to.": lambda s, v: s.softmax(-1).mT @ v,
+        "the weights are transposed: row i of the weights says which tokens token i listens to.":
+            lambda s, v: s.softmax(-1).mT @ v,
     })
 def attend(scores, values):
     return scores.softmax(dim=-1) @ values
@@ -45,12 +53,15 @@ def attend(scores, values):
 @exercise(
     cases=lambda: [(torch.arange(8.0).reshape(1, 2, 4), 2), (torch.randn(2, 5, 12), 3)],
     mistakes={
-        "the reshape goes straight to (B, H, N, D/H), cutting up the row of numbers regardless of tokens: a head then sees "
-        "pieces of other tokens. Reshape to (B, N, H, D/H) first, then swap the axes.":
+        "the reshape goes straight to (B, H, N, D/H), which cuts up the row of numbers regardless "
+        "of tokens: a head then sees pieces of other tokens. Reshape to (B, N, H, D/H) first, then "
+        "swap the axes.":
             lambda x, h: x.reshape(x.shape[0], h, x.shape[1], -1),
-        "the heads take every H-th number of a token (D/H before H in the reshape); a head owns neighboring numbers.":
+        "the heads take every H-th number of a token (D/H before H in the reshape); a head owns "
+        "neighboring numbers.":
             lambda x, h: x.reshape(*x.shape[:2], -1, h).permute(0, 3, 1, 2),
-        "the axes are still (B, N, H, D/H): heads have to stand before tokens, so that each head compares its own tokens.":
+        "the axes are still (B, N, H, D/H): heads have to come before tokens, so that each head compares "
+        "its own tokens.":
             lambda x, h: x.reshape(*x.shape[:2], h, -1),
     })
 def split_heads(tokens, num_heads):
@@ -107,7 +118,7 @@ class ForgetsProj(Layer):
 
 
 def with_known_weights(answer, embed_dim, num_heads, x):
-    """The layer's output with the weights of the package's own layer, so that only the computation can differ."""
+    """The layer's output with the weights of the package's layer, so that only the computation differs."""
     layer = answer(embed_dim, num_heads)
     torch.manual_seed(2)
     return take_weights(layer, MultiHeadSelfAttention(embed_dim, num_heads).state_dict())(x)
@@ -117,13 +128,15 @@ def with_known_weights(answer, embed_dim, num_heads, x):
     use=with_known_weights,
     cases=lambda: [(4, 2, torch.randn(1, 2, 4)), (24, 3, torch.randn(2, 5, 24))],
     mistakes={
-        "the scores are divided by the root of the model width; each head sums over its own width, embed_dim // num_heads.":
+        "the scores are divided by the root of the model width; each head sums over its own width, "
+        "embed_dim // num_heads.":
             ModelWidth,
-        "the heads are merged without swapping heads and tokens back: transpose (B, H, N, D/H) to (B, N, H, D/H) before the "
-        "reshape, or tokens are mixed.": HeadsStayApart,
+        "the heads are merged without swapping heads and tokens back: transpose (B, H, N, D/H) to (B, N, H, "
+        "D/H) before the reshape, or tokens are mixed.": HeadsStayApart,
         "the last layer, proj, is there but not used.": ForgetsProj,
         "the scores are not divided by the root of the head width.": NotScaled,
-        "the result of qkv is cut into heads first and into queries, keys and values then; its first third is all queries.":
+        "the result of qkv is cut into heads first and only then into queries, keys and values; its first "
+        "third is all queries.":
             HeadsBeforeRoles,
     })
 class Attention(Layer):

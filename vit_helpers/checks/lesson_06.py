@@ -1,4 +1,4 @@
-"""Exercises of lesson 06: a simpler norm, the two additions of a block, a norm folded away, a block with layer scale."""
+"""Exercises of lesson 06: a simpler norm, a block's two additions, a norm folded away, layer scale."""
 
 import torch
 from torch import nn
@@ -12,7 +12,8 @@ from .base import Wrong, exercise, take_weights
                    (torch.randn(2, 3, 6) + 0.5, torch.rand(6) + 0.5, 0.2)],
     mistakes={
         "the mean is subtracted, as in layer norm; this norm only divides.":
-            lambda x, scale, eps: (x - x.mean(-1, keepdim=True)) / (x.square().mean(-1, keepdim=True) + eps).sqrt() * scale,
+            lambda x, scale, eps:
+                (x - x.mean(-1, keepdim=True)) / (x.square().mean(-1, keepdim=True) + eps).sqrt() * scale,
         "the numbers are divided by the mean of the squares; take its root first.":
             lambda x, scale, eps: x / (x.square().mean(-1, keepdim=True) + eps) * scale,
         "the squares are added up; take their mean, or wide tokens come out smaller than narrow ones.":
@@ -48,7 +49,8 @@ class ToyBlock(nn.Module):
 
 
 @exercise(
-    cases=lambda: [(ToyBlock(), torch.tensor([[[1.0]]])), (lively(EncoderBlock(12, 3, 20)), torch.randn(2, 5, 12))],
+    cases=lambda: [(ToyBlock(), torch.tensor([[[1.0]]])),
+                   (lively(EncoderBlock(12, 3, 20)), torch.randn(2, 5, 12))],
     mistakes={
         "the MLP gets the tokens as they were before attention; it works on the sum of both.":
             lambda block, x: (block.attn(block.norm1(x)), block.mlp(block.norm2(x))),
@@ -58,7 +60,7 @@ class ToyBlock(nn.Module):
             lambda block, x: (y := x + block.attn(block.norm1(x)), y + block.mlp(block.norm2(y))),
         "the norms are left out; each half sees the stream through its own norm.":
             lambda block, x: (a := block.attn(x), block.mlp(x + a)),
-        "norm1 stands before both halves; the MLP has a norm of its own, norm2.":
+        "norm1 comes before both halves; the MLP has a norm of its own, norm2.":
             lambda block, x: (a := block.attn(block.norm1(x)), block.mlp(block.norm1(x + a))),
     })
 def additions(block, x):
@@ -67,14 +69,17 @@ def additions(block, x):
 
 
 @exercise(
-    cases=lambda: [(torch.tensor([2.0, 3.0]), torch.tensor([1.0, 0.0]), torch.tensor([[1.0, 1.0], [5.0, 0.0]]),
-                    torch.tensor([0.5, 0.0])),
+    cases=lambda: [(torch.tensor([2.0, 3.0]), torch.tensor([1.0, 0.0]),
+                    torch.tensor([[1.0, 1.0], [5.0, 0.0]]), torch.tensor([0.5, 0.0])),
                    (torch.randn(4), torch.randn(4), torch.randn(6, 4), torch.randn(6))],
     mistakes={
-        "the shift is forgotten; it goes through the matrix and ends in the bias.": lambda s, t, W, b: (W * s, b),
-        "the shift goes through the scaled matrix; it is added after the scaling, so the old matrix applies to it.":
+        "the shift is forgotten; it goes through the matrix and ends up in the bias.":
+            lambda s, t, W, b: (W * s, b),
+        "the shift goes through the scaled matrix; it is added after the scaling, so the old matrix "
+        "applies to it.":
             lambda s, t, W, b: (W * s, b + (W * s) @ t),
-        "the shift goes through the matrix but the old bias is lost; add both.": lambda s, t, W, b: (W * s, W @ t),
+        "the shift goes through the matrix but the old bias is lost; add both.":
+            lambda s, t, W, b: (W * s, W @ t),
         "the weights are divided by the scale; a place that came out twice as large needs twice the weight.":
             lambda s, t, W, b: (W / s, b + W @ t),
     })
@@ -137,14 +142,14 @@ class UsualEps(Scaled):
 
 
 def with_known_weights(answer, embed_dim, num_heads, mlp_dim, start, x):
-    """The block's output with known weights, so that only the computation can differ; its scales must start as asked for."""
+    """The block's output with known weights, so only the computation differs; its scales must start right."""
     block = answer(embed_dim, num_heads, mlp_dim, start)
     fresh = {name: value.clone() for name, value in block.state_dict().items() if name.startswith("scale")}
     take_weights(block, lively(Scaled(embed_dim, num_heads, mlp_dim, start)).state_dict())
     for name, value in fresh.items():
         if not torch.allclose(value, torch.tensor(start)):
-            raise Wrong(f"{name} of a new block is {value.mean().item():.4g} on average; all its numbers should start at "
-                        f"{start:g}, the argument `start`.")
+            raise Wrong(f"{name} of a new block is {value.mean().item():.4g} on average; all its numbers "
+                        f"should start at {start:g}, the argument `start`.")
     return block(x)
 
 
@@ -153,11 +158,15 @@ def with_known_weights(answer, embed_dim, num_heads, mlp_dim, start, x):
     cases=lambda: [(4, 2, 4, 0.1, torch.randn(1, 2, 4)), (12, 3, 20, 0.01, torch.randn(2, 5, 12)),
                    (8, 2, 8, 0.5, 0.01 * torch.randn(1, 3, 8))],
     mistakes={
-        "the scales multiply the whole stream; they belong to what each half adds, before it is added.": ScalesTheStream,
+        "the scales multiply the whole stream; they belong to what each half adds, before it is added.":
+            ScalesTheStream,
         "the scales multiply what goes into each half; they belong to what comes out of it.": ScalesTheInput,
-        "the stream is overwritten by its norm; normalize only what goes into each half.": NormalizesTheStream,
-        "the norms stand after the additions; in a pre-norm block each stands before its layer, inside the branch.": PostNorm,
-        "the norms have PyTorch's own eps of 1e-5; with `eps=1e-6` small tokens come out as they should.": UsualEps,
+        "the stream is overwritten by its norm; normalize only what goes into each half.":
+            NormalizesTheStream,
+        "the norms come after the additions; in a pre-norm block each comes before its layer, "
+        "inside the branch.": PostNorm,
+        "the norms use PyTorch's default eps of 1e-5; with `eps=1e-6` small tokens come out as they should.":
+            UsualEps,
     })
 class ScaledBlock(Scaled):
     pass

@@ -1,12 +1,11 @@
-"""Exercises of lesson 07: an honest start, the work of a block, a forward pass to repair, a model with registers."""
+"""Exercises of lesson 07: an honest start, the work of a block, a forward pass to repair, registers."""
 
 import torch
 from torch import nn
 
 from ..model import EncoderBlock, PatchEmbedding, VisionTransformer
 from ..patches import patch_grid
-from .base import exercise, take_weights
-from .compare import difference
+from .base import difference, exercise, take_weights
 
 
 def shares(labels, num_classes):
@@ -16,15 +15,18 @@ def shares(labels, num_classes):
 @exercise(
     cases=lambda: [(torch.tensor([0, 0, 1, 0]), 2), (torch.arange(24) % 5 % 3, 3)],
     mistakes={
-        "these are the shares themselves; a head hands out logits, and softmax turns logarithms of shares back into shares.":
+        "these are the shares themselves; a head returns logits, and softmax turns logarithms of shares "
+        "back into shares.":
             lambda labels, n: shares(labels, n),
-        "these are the logarithms of counts; divide by the number of labels first, so that exp of each entry is a share.":
+        "these are the logarithms of counts; divide by the number of labels first, so that exp of each "
+        "entry is a share.":
             lambda labels, n: torch.bincount(labels, minlength=n).float().log(),
         "the sign is wrong: minus the logarithm is the loss of a class; its logit is the logarithm itself.":
             lambda labels, n: -shares(labels, n).log(),
-        "these are logarithms to base 2; softmax and cross-entropy use the natural one, `log()`.":
+        "these are logarithms to base 2; softmax and cross-entropy use the natural logarithm, `log()`.":
             lambda labels, n: shares(labels, n).log2(),
-        "every class got the same share, as with a head of zeros; count how often each class occurs in the labels.":
+        "every class got the same share, as with a head of zeros; count how often each class occurs "
+        "in the labels.":
             lambda labels, n: torch.full((n,), 1 / n).log(),
     })
 def starting_bias(labels, num_classes):
@@ -36,10 +38,11 @@ def starting_bias(labels, num_classes):
     mistakes={
         "the weights are counted once; each of the N tokens goes through them.":
             lambda N, D, M: (4 * D * D + 2 * D * M, 2 * N * N * D),
-        "one of the D x D matrices is missing: queries, keys, values and proj are four.":
+        "one of the D x D matrices is missing: queries, keys, values and proj make four.":
             lambda N, D, M: (N * (3 * D * D + 2 * D * M), 2 * N * N * D),
-        "the MLP has two matrices: D to M, and M back to D.": lambda N, D, M: (N * (4 * D * D + D * M), 2 * N * N * D),
-        "the scores are there, but not the mixing of the values, which is as much work again.":
+        "the MLP has two matrices: D to M, and M back to D.":
+            lambda N, D, M: (N * (4 * D * D + D * M), 2 * N * N * D),
+        "the scores are there, but not the mixing of the values, which is just as much work.":
             lambda N, D, M: (N * (4 * D * D + 2 * D * M), N * N * D),
         "each score is a sum over the width of the tokens: a factor D is missing in the second number.":
             lambda N, D, M: (N * (4 * D * D + 2 * D * M), 2 * N * N),
@@ -62,7 +65,8 @@ def passed(model, images, cls_first=True, norms_inside=False, stirred=False, ans
 
 def tiny_model(img_size, patch_size, in_channels, embed_dim, depth):
     """A model that has "learned" something: all its weights are large enough to matter, the head's too."""
-    model = VisionTransformer(img_size, patch_size, in_channels, 3, embed_dim, depth, num_heads=2, mlp_dim=8, dropout=0.0)
+    model = VisionTransformer(img_size, patch_size, in_channels, 3, embed_dim, depth,
+                              num_heads=2, mlp_dim=8, dropout=0.0)
     for name, p in model.named_parameters():
         nn.init.normal_(p, mean=float("norm" in name and "weight" in name), std=0.5)
     return model
@@ -72,21 +76,24 @@ def tiny_model(img_size, patch_size, in_channels, embed_dim, depth):
     cases=lambda: [(tiny_model((4, 4), 2, 1, 4, 2), torch.randn(1, 1, 4, 4)),
                    (tiny_model((6, 4), 2, 3, 8, 2), torch.randn(2, 3, 6, 4))],
     mistakes={
-        "the CLS token still stands last, so all tokens get the positions of others, and a patch gives the answer.":
+        "the CLS token still comes last, so every token gets the position of another, and a patch "
+        "gives the answer.":
             lambda model, images: passed(model, images, cls_first=False),
-        "the last norm still stands inside the loop, where it rescales the stream after every block.":
+        "the last norm is still inside the loop, where it rescales the stream after every block.":
             lambda model, images: passed(model, images, norms_inside=True),
-        "the reshape still mixes the patches: it cuts up (B, D, rows, columns) as if D came last. Flatten the grid, then swap "
-        "N and D.": lambda model, images: passed(model, images, stirred=True),
+        "the reshape still mixes the patches: it cuts up (B, D, rows, columns) as if D came last. Flatten "
+        "the grid, then swap N and D.": lambda model, images: passed(model, images, stirred=True),
         "the last norm is gone altogether; it belongs after the loop, before the answer is taken.":
             lambda model, images: passed(model, images, last_norm=False),
         "all three faults are still there.":
             lambda model, images: passed(model, images, cls_first=False, norms_inside=True, stirred=True),
-        "two of the three faults are still there: where the CLS token stands, and where the last norm stands.":
+        "two of the three faults are still there: where the CLS token goes, and where the last norm goes.":
             lambda model, images: passed(model, images, cls_first=False, norms_inside=True),
-        "two of the three faults are still there: where the CLS token stands, and what the reshape does to the patches.":
+        "two of the three faults are still there: where the CLS token goes, and what the reshape does to "
+        "the patches.":
             lambda model, images: passed(model, images, cls_first=False, stirred=True),
-        "two of the three faults are still there: where the last norm stands, and what the reshape does to the patches.":
+        "two of the three faults are still there: where the last norm goes, and what the reshape does to "
+        "the patches.":
             lambda model, images: passed(model, images, norms_inside=True, stirred=True),
         "the mean of all tokens gives the answer; this model has a CLS token for it.":
             lambda model, images: passed(model, images, answer=None),
@@ -98,7 +105,8 @@ def repaired(model, images):
 class Registers(nn.Module):
     """The answer to the last exercise, with room for the mistakes."""
 
-    def __init__(self, img_size, patch_size, num_classes, embed_dim, depth, num_heads, mlp_dim, num_registers):
+    def __init__(self, img_size, patch_size, num_classes, embed_dim, depth, num_heads, mlp_dim,
+                 num_registers):
         super().__init__()
         rows, columns = patch_grid(img_size, patch_size)
         self.patch_embed = PatchEmbedding(patch_size, 3, embed_dim)
@@ -180,7 +188,8 @@ def starts_honestly_and_agrees(result, *case):
     problem = difference(logits, fresh_and_known(Registers, *case)[1], 1e-5)
     if problem is None and fresh.detach().any():
         largest = fresh.detach().abs().max().item()
-        return f"With known weights it is right. But a new model must give logits of 0, and the largest is {largest:.3g}."
+        return ("With known weights it is right. But a new model must give logits of 0, and the largest is "
+                f"{largest:.3g}.")
     return problem
 
 
@@ -191,12 +200,13 @@ def starts_honestly_and_agrees(result, *case):
                    ((6, 4), 2, 5, 12, 2, 3, 8, 3, torch.randn(2, 3, 6, 4))],
     mistakes={
         "the registers are part of the mean; only the patch tokens answer.": RegistersAnswerToo,
-        "only the registers answer; it is their tokens that are thrown away, and the patches' that are averaged.":
+        "only the registers answer; throw their tokens away, and average those of the patches.":
             OnlyRegistersAnswer,
-        "the last R tokens are thrown away, but the registers stand in front.": WrongOnesLeave,
+        "the last R tokens are thrown away, but the registers come first.": WrongOnesLeave,
         "the registers are there as parameters, but no block ever sees them.": RegistersStayOut,
         "the last norm is there but not used.": NoLastNorm,
-        "the head starts with random weights; set its weight and bias to zero, so that the first loss is ln K.":
+        "the head starts with random weights; set its weight and bias to zero, so that the first "
+        "loss is ln K.":
             OpinionatedHead,
     })
 class RegisterTransformer(Registers):

@@ -1,4 +1,4 @@
-"""Exercises of lesson 10: evidence between two classes, how many patches a head listens to, rollout repaired, contrast."""
+"""Exercises of lesson 10: evidence between two classes, attended patches, rollout repaired, contrast."""
 
 import torch
 from torch import nn
@@ -10,16 +10,17 @@ from .base import exercise
 @exercise(
     cases=lambda: [(torch.tensor([[[3.0, 1.0], [0.0, 2.0]]]), 0, 1), (torch.randn(3, 6, 5), 1, 4)],
     mistakes={
-        "the numbers of a tile average to the difference of the logits, but they should add up to it: divide by the number "
-        "of patches.": lambda evidence, a, b: evidence[:, :, a] - evidence[:, :, b],
-        "the two classes are swapped: what speaks for the first one counts as plus.":
+        "the numbers of a tile average to the difference of the logits, but they should add up to it: "
+        "divide by the number of patches.": lambda evidence, a, b: evidence[:, :, a] - evidence[:, :, b],
+        "the two classes are swapped: what speaks for the first one counts as positive.":
             lambda evidence, a, b: (evidence[:, :, b] - evidence[:, :, a]) / evidence.shape[1],
-        "the second class is missing; a patch that says both classes alike decides nothing between them.":
+        "the second class is missing; a patch that favors both equally decides nothing between them.":
             lambda evidence, a, b: evidence[:, :, a] / evidence.shape[1],
-        "it is divided by the number of classes; the mean that makes the logits runs over the patches.":
+        "this divides by the number of classes; the mean behind the logits runs over the patches.":
             lambda evidence, a, b: (evidence[:, :, a] - evidence[:, :, b]) / evidence.shape[2],
-        "softmax has no place here: only the bare logits add up exactly.":
-            lambda evidence, a, b: (evidence.softmax(2)[:, :, a] - evidence.softmax(2)[:, :, b]) / evidence.shape[1],
+        "softmax has no place here: only raw logits add up exactly.":
+            lambda evidence, a, b:
+                (evidence.softmax(2)[:, :, a] - evidence.softmax(2)[:, :, b]) / evidence.shape[1],
     })
 def evidence_between(evidence, first, second):
     return (evidence[:, :, first] - evidence[:, :, second]) / evidence.shape[1]
@@ -31,20 +32,23 @@ def entropy(maps):
 
 def some_maps():
     sharp = torch.randn(2, 3, 2, 5, 5).mul(3).softmax(dim=-1)
-    blocked = torch.where(torch.eye(4) > 0, -torch.inf, torch.randn(1, 2, 4, 4, 4)).softmax(dim=-1)      # zeros on the diagonal
+    scores = torch.where(torch.eye(4) > 0, -torch.inf, torch.randn(1, 2, 4, 4, 4))
+    blocked = scores.softmax(dim=-1)                             # zeros on the diagonal
     return [(torch.tensor([[[[[0.5, 0.5], [0.0, 1.0]]]]]),), (sharp,), (blocked,)]
 
 
 @exercise(
     cases=some_maps,
     mistakes={
-        "0 times the logarithm of 0 is nan on a computer; its limit is 0, so clamp the weight inside the logarithm, or use "
-        "torch.special.entr.": lambda maps: (-(maps * maps.log()).sum(dim=-1)).exp().mean(dim=-1),
-        "that is the entropy, in nats; take its exponential to get a number of patches.":
+        "0 times the logarithm of 0 is nan on a computer; its limit is 0, so clamp the weight inside the "
+        "logarithm, or use torch.special.entr.":
+            lambda maps: (-(maps * maps.log()).sum(dim=-1)).exp().mean(dim=-1),
+        "this is the entropy, in nats; take its exponential to get a number of patches.":
             lambda maps: entropy(maps).mean(dim=-1),
-        "the mean over the asking patches comes before the exponential; it comes last, as a mean of numbers of patches.":
+        "the mean over the asking patches comes before the exponential; it comes last, as a mean of "
+        "numbers of patches.":
             lambda maps: entropy(maps).mean(dim=-1).exp(),
-        "it runs along the columns of the maps; a row (the last axis) is what sums to one.":
+        "this runs down the columns of the maps; a row (the last axis) is what sums to one.":
             lambda maps: torch.special.entr(maps).sum(dim=-2).exp().mean(dim=-1),
         "the minus sign is missing; the logarithm of a share is negative, the entropy is not.":
             lambda maps: (-entropy(maps)).exp().mean(dim=-1),
@@ -75,27 +79,34 @@ def rollout(maps, keep, by_row=True, later_left=True, residual=True, each_head=F
                                   [[[0.6, 0.3, 0.1], [0.2, 0.2, 0.6], [0.1, 0.8, 0.1]]]]), 2),
                    (torch.randn(3, 4, 6, 6).mul(2).softmax(dim=-1), 3)],
     mistakes={
-        "both mistakes are still in it: look at what the division divides by, and at the order of the product.":
+        "both mistakes are still there: look at what it divides by, and at the order of the product.":
             lambda maps, keep: rollout(maps, keep, by_row=False, later_left=False),
-        "the rows are divided by other rows' sums: without keepdim=True the sums stand for columns, and no row sums to one.":
+        "the rows are divided by other rows' sums: without keepdim=True the sums line up with the columns, "
+        "and no row sums to one.":
             lambda maps, keep: rollout(maps, keep, by_row=False),
-        "the layers are multiplied in the wrong order: a later layer stands to the left, because it takes from what the "
-        "earlier ones have mixed.": lambda maps, keep: rollout(maps, keep, later_left=False),
-        "the weak weights are dropped in each head by itself; average the heads first, then drop.":
+        "the layers are multiplied in the wrong order: a later layer goes on the left, because it draws on "
+        "what the earlier ones have mixed.": lambda maps, keep: rollout(maps, keep, later_left=False),
+        "the weak weights are dropped in each head separately; average the heads first, then drop.":
             lambda maps, keep: rollout(maps, keep, each_head=True),
-        "the residual is gone: add the identity after the weak weights were dropped.":
+        "the residual is gone: add the identity after dropping the weak weights.":
             lambda maps, keep: rollout(maps, keep, residual=False),
     })
 def sparse_rollout(maps, keep):
     return rollout(maps, keep)
 
 
-def relevance(model, images, targets, contrast=lambda logits, own: own - (logits.sum(1) - own) / (logits.shape[1] - 1),
-              helps=lambda weights, gradient: (gradient * weights).clamp(min=0).mean(dim=1), backwards=False, left=True):
+def minus_others(logits, own):
+    return own - (logits.sum(1) - own) / (logits.shape[1] - 1)
+
+
+def relevance(model, images, targets, contrast=minus_others, backwards=False, left=True,
+              helps=lambda weights, gradient: (gradient * weights).clamp(min=0).mean(dim=1)):
     """R (B, N, N) of gradient rollout, with room for the mistakes."""
     x, maps = model.embed(images), []
     for block in model.blocks:
-        x, weights = block(x, return_weights=True)               # (B, N, D), (B, H, N, N)
+        mixed, weights = block.attn(block.norm1(x), return_weights=True)     # (B, N, D), (B, H, N, N)
+        x = x + mixed
+        x = x + block.mlp(block.norm2(x))
         maps.append(weights)
     logits = model.forward_head(model.norm(x))
     own = logits.gather(1, targets[:, None])[:, 0]               # (B,)
@@ -108,9 +119,9 @@ def relevance(model, images, targets, contrast=lambda logits, own: own - (logits
 
 
 def small_model(img_size, depth, num_heads, num_classes, pool):
-    model = VisionTransformer(img_size, 4, num_classes=num_classes, embed_dim=24, depth=depth, num_heads=num_heads, mlp_dim=24,
-                              dropout=0.0, pool=pool).eval()
-    for parameter in model.parameters():                         # an untrained head is zero, and its gradients too
+    model = VisionTransformer(img_size, 4, num_classes=num_classes, embed_dim=24, depth=depth,
+                              num_heads=num_heads, mlp_dim=24, dropout=0.0, pool=pool).eval()
+    for parameter in model.parameters():                 # an untrained head is zero, and so are its gradients
         nn.init.normal_(parameter, std=0.5)
     return model
 
@@ -119,16 +130,19 @@ def small_model(img_size, depth, num_heads, num_classes, pool):
     cases=lambda: [(small_model((4, 8), 2, 2, 2, "mean"), torch.randn(1, 3, 4, 8), torch.tensor([1])),
                    (small_model((8, 12), 3, 3, 4, "cls"), torch.randn(2, 3, 8, 12), torch.tensor([3, 0]))],
     mistakes={
-        "this is plain gradient rollout, of one logit; subtract the mean of the other classes' logits before the gradient.":
+        "this is plain gradient rollout, of one logit; subtract the mean of the other classes' logits "
+        "before the gradient.":
             lambda *case: relevance(*case, contrast=lambda logits, own: own),
-        "the mean is taken over all logits, the class itself included; divide the sum of the others by K - 1.":
+        "the mean is taken over all logits, the class itself included; divide the sum of "
+        "the others by K - 1.":
             lambda *case: relevance(*case, contrast=lambda logits, own: own - logits.mean(dim=1)),
-        "the weights of a layer meet the gradient of another layer; keep both lists in the order of the layers.":
+        "the weights of one layer meet the gradient of another; keep both lists in the order of the layers.":
             lambda *case: relevance(*case, backwards=True),
-        "the mean over the heads comes before max(0, ...): heads that hinder cancel heads that help. First clamp, then "
-        "average.":
-            lambda *case: relevance(*case, helps=lambda weights, gradient: (gradient * weights).mean(dim=1).clamp(min=0)),
-        "the order of the product is wrong: a later layer's share stands to the left of R.":
+        "the mean over the heads comes before max(0, ...): heads that hinder cancel heads that help. First "
+        "clamp, then average.":
+            lambda *case: relevance(
+                *case, helps=lambda weights, gradient: (gradient * weights).mean(dim=1).clamp(min=0)),
+        "the order of the product is wrong: a later layer's share goes on the left of R.":
             lambda *case: relevance(*case, left=False),
     })
 def contrast_rollout(model, images, targets):

@@ -14,22 +14,28 @@ def difference_by(error):
     cases=lambda: [([90.0, 91.0, 92.0], [92.0, 94.0]), ([76.1, 75.2, 77.0, 76.3], [75.9, 75.0, 76.8]),
                    ([60.0, 70.0], [61.0, 64.0])],
     mistakes={
-        "the difference is divided by the spread of single runs; a mean of n runs is surer than one run, so divide each "
-        "variance by its n.": difference_by(lambda a, b: variance(a) + variance(b)),
-        "the difference is taken the wrong way round: the second minus the first.":
-            lambda first, second: -difference_by(lambda a, b: variance(a) / len(a) + variance(b) / len(b))(first, second),
-        "both variances are divided by the number of runs of the first recipe; each has its own number of runs.":
+        "the difference is divided by the spread of single runs; a mean of n runs is more certain than one "
+        "run, so divide each variance by its n.": difference_by(lambda a, b: variance(a) + variance(b)),
+        "the difference is the wrong way around: it should be the second minus the first.":
+            lambda first, second:
+                -difference_by(lambda a, b: variance(a) / len(a) + variance(b) / len(b))(first, second),
+        "both variances are divided by the number of runs of the first recipe; each has its own "
+        "number of runs.":
             difference_by(lambda a, b: (variance(a) + variance(b)) / len(a)),
         "the variances divide by n; a mean that was itself estimated from the runs asks for n - 1.":
             difference_by(lambda a, b: sum(variance(x) * (len(x) - 1) / len(x) ** 2 for x in (a, b))),
-        "the square root is missing: the variances, each by its n, add up to the square of the standard error.":
-            lambda first, second: difference_by(lambda a, b: (variance(a) / len(a) + variance(b) / len(b)) ** 2)(first, second),
+        "the square root is missing: the variances, each by its n, add up to the square of the "
+        "standard error.":
+            lambda first, second:
+                difference_by(lambda a, b: (variance(a) / len(a) + variance(b) / len(b)) ** 2)(first, second),
     })
 def ratio(first, second):
-    return (mean(second) - mean(first)) / (variance(first) / len(first) + variance(second) / len(second)) ** 0.5
+    squared_error = variance(first) / len(first) + variance(second) / len(second)
+    return (mean(second) - mean(first)) / squared_error ** 0.5
 
 
-def counted(height, width, patch_size, embed_dim, mlp_dim, linear=4, products=2, tokens=lambda rows, columns: rows * columns):
+def counted(height, width, patch_size, embed_dim, mlp_dim, linear=4, products=2,
+            tokens=lambda rows, columns: rows * columns):
     N = tokens(height // patch_size, width // patch_size)
     return linear * N * embed_dim**2 + 2 * N * embed_dim * mlp_dim, products * N**2 * embed_dim
 
@@ -43,7 +49,7 @@ def counted(height, width, patch_size, embed_dim, mlp_dim, linear=4, products=2,
             lambda *case: counted(*case, products=1),
         "N is the number of patches in one row; it is rows times columns.":
             lambda *case: counted(*case, tokens=lambda rows, columns: columns),
-        "the grid is taken as square: rows times rows; count the columns by the width.":
+        "the grid is taken to be square, rows times rows; count the columns by the width.":
             lambda *case: counted(*case, tokens=lambda rows, columns: rows**2),
         "the MLP has two layers, D to M and back from M to D; one of them is missing.":
             lambda h, w, p, d, m: counted(h, w, p, d, m / 2),
@@ -72,30 +78,36 @@ def by_validation(row):
     cases=lambda: [
         (rows_of(("sgd", 0.1, [0.80, 0.82], [0.79, 0.81]), ("sgd", 0.3, [0.70, 0.86], [0.84, 0.84]),
                  ("adamw", 0.001, [0.84, 0.84], [0.83, 0.85])),),
-        (rows_of(("muon", 0.01, [0.91, 0.93, 0.92], [0.90, 0.92, 0.91]), ("adamw", 0.01, [0.5, 0.6, 0.55], [0.7, 0.5, 0.6]),
-                 ("muon", 0.02, [0.94, 0.86, 0.93], [0.89, 0.90, 0.88]), ("adamw", 0.001, [0.8, 0.79, 0.81], [0.78, 0.79, 0.8]),
+        (rows_of(("muon", 0.01, [0.91, 0.93, 0.92], [0.90, 0.92, 0.91]),
+                 ("adamw", 0.01, [0.5, 0.6, 0.55], [0.7, 0.5, 0.6]),
+                 ("muon", 0.02, [0.94, 0.86, 0.93], [0.89, 0.90, 0.88]),
+                 ("adamw", 0.001, [0.8, 0.79, 0.81], [0.78, 0.79, 0.8]),
                  ("adamw", 0.003, [0.83, 0.70, 0.72], [0.83, 0.82, 0.84])),),
-        (rows_of(("sgd", 0.1, [0.6, 0.6], [0.9, 0.9]), ("sgd", 0.3, [0.7, 0.7], [0.65, 0.65]),      # the larger rate wins,
-                 ("adamw", 0.001, [0.9], [0.88]), ("adamw", 0.003, [0.5, 0.5], [0.5, 0.5]),         # one seed against two,
-                 ("muon", 0.01, [0.7, 0.9], [0.8, 0.8]), ("muon", 0.02, [0.75, 0.75], [0.76, 0.74])),)],       # mean, not worst
+        # The larger rate wins; one seed against two; the mean, not the worst.
+        (rows_of(("sgd", 0.1, [0.6, 0.6], [0.9, 0.9]), ("sgd", 0.3, [0.7, 0.7], [0.65, 0.65]),
+                 ("adamw", 0.001, [0.9], [0.88]), ("adamw", 0.003, [0.5, 0.5], [0.5, 0.5]),
+                 ("muon", 0.01, [0.7, 0.9], [0.8, 0.8]), ("muon", 0.02, [0.75, 0.75], [0.76, 0.74])),)],
     mistakes={
-        "the rate is chosen by the test tiles; they may only judge what the validation tiles have chosen.":
+        "the rate is chosen on the test tiles; they may only judge what the validation tiles have chosen.":
             lambda rows: chosen(rows, lambda row: mean(row["test"])),
-        "what is reported is the validation accuracy that chose the rate, which is too good; report the test accuracy.":
+        "what is reported is the validation accuracy that chose the rate, which is too good; report the "
+        "test accuracy.":
             lambda rows: chosen(rows, by_validation, by_validation),
         "the rate is chosen by its luckiest seed; take the mean over the seeds.":
             lambda rows: chosen(rows, lambda row: max(row["validation"])),
         "the test accuracy is that of the luckiest seed; report the mean over the seeds.":
             lambda rows: chosen(rows, by_validation, lambda row: max(row["test"])),
-        "all optimizers get the rate that is best over all of them; each has its own scale and chooses for itself.":
-            lambda rows: chosen(rows, lambda row: row["learning_rate"] == max(rows, key=by_validation)["learning_rate"]),
+        "all optimizers get the rate that is best over all of them; each has its own scale and "
+        "chooses for itself.":
+            lambda rows: chosen(
+                rows, lambda row: row["learning_rate"] == max(rows, key=by_validation)["learning_rate"]),
     })
 def compare_fairly(rows):
     return chosen(rows, by_validation)
 
 
 class Measure:
-    """A made-up measurement: the accuracy in percent of a recipe with a seed, in which some settings help only together."""
+    """A made-up measurement: the accuracy of a recipe in percent. Some settings help only together."""
 
     def __init__(self, base, gains):
         self.base, self.gains = base, gains
@@ -104,14 +116,15 @@ class Measure:
         noise = [0.0, 1.7, -1.1, 0.6, 2.9][seed % 5]
         own = sum((i + 1) * seed**2 % 7 / 10 for i, name in enumerate(sorted(recipe)) if recipe[name])
         together = 2.0 if all(recipe.values()) else 0.0
-        return self.base + noise + own + together + sum(self.gains[name] * bool(value) for name, value in recipe.items())
+        gains = sum(self.gains[name] * bool(value) for name, value in recipe.items())
+        return self.base + noise + own + together + gains
 
     def __repr__(self):
         return "measure"
 
 
-def ablation(recipe, alternatives, measure, seeds, other_seeds=lambda seeds: seeds, keep_changes=False, sign=1, together=True,
-             divide=lambda seeds: len(seeds) ** 0.5):
+def ablation(recipe, alternatives, measure, seeds, other_seeds=lambda seeds: seeds, keep_changes=False,
+             sign=1, together=True, divide=lambda seeds: len(seeds) ** 0.5):
     found, current = {}, dict(recipe)
     for name, value in alternatives.items():
         changed = {**current, name: value}
@@ -129,21 +142,24 @@ def ablation(recipe, alternatives, measure, seeds, other_seeds=lambda seeds: see
     tolerance=1e-4,
     cases=lambda: [({"muon": True, "bf16": True}, {"muon": False, "bf16": False},
                     Measure(70.0, {"muon": 12.0, "bf16": -0.5}), [0, 1]),
-                   ({"views": True, "decay": 0.5, "positions": "sincos"}, {"views": False, "decay": 0.0, "positions": ""},
+                   ({"views": True, "decay": 0.5, "positions": "sincos"},
+                    {"views": False, "decay": 0.0, "positions": ""},
                     Measure(60.0, {"views": 3.0, "decay": 4.0, "positions": 1.0}), [1, 2, 3, 4])],
     mistakes={
-        "a change stays while the next one is measured; go back to the whole recipe each time, or it is a walk, not an "
-        "ablation.":
+        "a change stays while the next one is measured; go back to the whole recipe each time, or this is a "
+        "walk, not an ablation.":
             lambda *case: ablation(*case, keep_changes=True),
         "the difference has the wrong sign: a change that loses accuracy is negative.":
             lambda *case: ablation(*case, sign=-1),
-        "the error is the spread of single differences; that of their mean is smaller by the square root of n.":
+        "the error is the spread of single differences; that of their mean is smaller by "
+        "the square root of n.":
             lambda *case: ablation(*case, divide=lambda seeds: 1.0),
-        "the error is computed from two separate groups; with the same seeds on both sides, take the spread of the "
-        "differences.":
+        "the error is computed from two separate groups; with the same seeds on both sides, take the spread "
+        "of the differences.":
             lambda *case: ablation(*case, together=False),
-        "the changed recipe is measured with other seeds than the whole one; use the same seeds, so that the luck of a seed "
-        "is on both sides.": lambda *case: ablation(*case, other_seeds=lambda seeds: [seed + len(seeds) for seed in seeds]),
+        "the changed recipe is measured with other seeds than the whole one; use the same seeds, so that "
+        "the luck of a seed is on both sides.":
+            lambda *case: ablation(*case, other_seeds=lambda seeds: [seed + len(seeds) for seed in seeds]),
     })
 def ablate(recipe, alternatives, measure, seeds):
     return ablation(recipe, alternatives, measure, seeds)

@@ -1,11 +1,10 @@
-"""Exercises of lesson 12: the first stage that differs, learning rates by layer, weights under other names, hooks."""
+"""Exercises of lesson 12: the first stage that differs, learning rates by layer, renamed weights, hooks."""
 
 import torch
 from torch import nn
 
 from ..model import EncoderBlock, VisionTransformer
-from .base import exercise
-from .compare import difference
+from .base import difference, exercise
 
 
 def largest(a, b):
@@ -28,18 +27,21 @@ def some_stages():
             (ours, {**ours, "block 1": one_number, "norm": a + 1, "logits": b + 5}, 0.01),
             (ours, {**ours, "block 0": a + 1e-4, "logits": b + 1}, 0.001),
             (ours, {**ours, "norm": hidden, "logits": b * torch.nan}, 1e-3), (ours, dict(ours), 0.0),
-            ({"a": torch.tensor([0.0, 0.0])}, {"a": torch.tensor([9.0, 0.0])}, 1e-3),              # the sign, ...
-            ({"a": torch.zeros(100)}, {"a": torch.full((100,), 5e-4)}, 1e-3),                      # many small differences, ...
-            ({"a": torch.tensor([1000.0])}, {"a": torch.tensor([1000.005])}, 1e-3)]                # and a large number
+            # The sign, many small differences, and a large number.
+            ({"a": torch.tensor([0.0, 0.0])}, {"a": torch.tensor([9.0, 0.0])}, 1e-3),
+            ({"a": torch.zeros(100)}, {"a": torch.full((100,), 5e-4)}, 1e-3),
+            ({"a": torch.tensor([1000.0])}, {"a": torch.tensor([1000.005])}, 1e-3)]
 
 
 @exercise(
     cases=some_stages,
     mistakes={
-        "this is the stage with the largest difference; the mistake is where a difference begins, and later stages inherit it.":
+        "this is the stage with the largest difference; the mistake is where the difference begins, and "
+        "later stages inherit it.":
             lambda a, b, tolerance: max(a, key=lambda stage: largest(a[stage], b[stage]))
             if first(a, b, lambda x, y: largest(x, y) > tolerance) != "none" else "none",
-        "the differences are not made positive: a number that is too small passes. Take .abs() before .max().":
+        "the differences are not made positive: a number that is too small passes. Take .abs() "
+        "before .max().":
             lambda a, b, tolerance: first(a, b, lambda x, y: not (x - y).max().item() <= tolerance),
         "the mean difference hides one wrong number among many right ones; take the largest.":
             lambda a, b, tolerance: first(a, b, lambda x, y: not (x - y).abs().mean().item() <= tolerance),
@@ -52,11 +54,12 @@ def first_difference(ours, theirs, tolerance):
     return first(ours, theirs, lambda x, y: not largest(x, y) <= tolerance)
 
 
-NAMES = ("patch_embed.proj.weight", "cls_token", "pos_embed", "blocks.0.attn.qkv.weight", "blocks.1.norm1.bias",
-         "blocks.3.mlp.fc2.weight", "norm.weight", "head.bias")
+NAMES = ("patch_embed.proj.weight", "cls_token", "pos_embed", "blocks.0.attn.qkv.weight",
+         "blocks.1.norm1.bias", "blocks.3.mlp.fc2.weight", "norm.weight", "head.bias")
 
 
-def power(name, depth, of_block=lambda depth, i: depth - i, below=1, top=0, number=lambda name: int(name.split(".")[1])):
+def power(name, depth, of_block=lambda depth, i: depth - i, below=1, top=0,
+          number=lambda name: int(name.split(".")[1])):
     if name.startswith("blocks."):
         return of_block(depth, number(name))
     return depth + below if name.startswith(("patch_embed", "cls_token", "pos_embed")) else top
@@ -68,17 +71,22 @@ def rate_by(**how):
 
 @exercise(
     cases=lambda: [("blocks.1.attn.qkv.weight", 4, 1.0, 0.5), *((name, 4, 0.01, 0.75) for name in NAMES),
-                   *((f"blocks.{i}.mlp.fc1.weight", 12, 0.002, 0.9) for i in range(12)), ("pos_embed", 12, 0.002, 0.9)],
+                   *((f"blocks.{i}.mlp.fc1.weight", 12, 0.002, 0.9) for i in range(12)),
+                   ("pos_embed", 12, 0.002, 0.9)],
     mistakes={
-        "the count runs from the wrong end: block 0 is the lowest and learns the slowest.":
+        "the count starts at the wrong end: block 0 is the lowest and learns the slowest.":
             rate_by(of_block=lambda depth, i: i + 1),
-        "the last block learns as fast as the head; one layer stands above it, so its power is 1.":
+        "the last block learns as fast as the head; there is one layer above it, so its power is 1.":
             rate_by(of_block=lambda depth, i: depth - 1 - i, below=0),
-        "patch embedding, CLS token and positions learn as fast as block 0; they lie one layer below it.": rate_by(below=0),
-        "only the first digit of the block's number is read, so block 11 counts as block 1; split the name at its dots.":
+        "patch embedding, CLS token and positions learn as fast as block 0; they lie one layer below it.":
+            rate_by(below=0),
+        "only the first digit of the block's number is read, so block 11 counts as block 1; split the name "
+        "at its dots.":
             rate_by(number=lambda name: int(name[7])),
-        "all that is no block learns at the full rate; patch embedding, CLS token and positions are the lowest layer of all.":
-            lambda name, depth, rate, decay: rate * decay ** (power(name, depth) if name.startswith("blocks.") else 0),
+        "everything outside the blocks learns at the full rate; patch embedding, CLS token and positions "
+        "are the lowest layer of all.":
+            lambda name, depth, rate, decay:
+                rate * decay ** (power(name, depth) if name.startswith("blocks.") else 0),
     })
 def rate_of(name, depth, rate, decay):
     return rate * decay ** power(name, depth)
@@ -112,15 +120,17 @@ def packed(theirs, order=("query", "key", "value"), dim=0, parts=PARTS, turn=lam
 @exercise(
     cases=lambda: [(separate(2, 3),), (dict(reversed(separate(6, 12).items())),)],
     mistakes={
-        "the three matrices stand side by side; they belong below each other (dim=0), since a Linear's rows are its outputs.":
+        "the three matrices are side by side; they belong below one another (dim=0), since a Linear's rows "
+        "are its outputs.":
             lambda theirs: packed(theirs, dim=-1),
-        "the order is that of the alphabet (key, query, value); qkv holds the query first.":
+        "the order is alphabetical (key, query, value); qkv holds the query first.":
             lambda theirs: packed(theirs, order=("key", "query", "value")),
         "the matrices are transposed; both libraries store a Linear's weight as (outputs, inputs).":
             lambda theirs: packed(theirs, turn=lambda weight: weight.T if weight.ndim == 2 else weight),
-        "the two norms are exchanged: the one before attention is norm1. Their shapes are equal, so loading does not complain.":
+        "the two norms are swapped: the one before attention is norm1. Their shapes are equal, so loading "
+        "does not complain.":
             lambda theirs: packed(theirs, parts={**PARTS, "norm1": PARTS["norm2"], "norm2": PARTS["norm1"]}),
-        "only weights are renamed; the biases are part of the state dict, too.":
+        "only weights are renamed; the biases are part of the state dict too.":
             lambda theirs: {name: value for name, value in packed(theirs).items() if name.endswith("weight")},
     })
 def pack_block(theirs):
@@ -140,8 +150,10 @@ def collected(answer, model, names, images):
 def not_all(found, model, names, images):
     problem = difference({name: value for name, value in found.items() if name != LEFT},
                          outputs(model, names, images), 1e-5)
-    return problem or (f"{found[LEFT]} of its hooks are still on the model, and will work and hold memory in every later call. "
-                       "register_forward_hook returns a handle: call its remove()." if found[LEFT] else None)
+    if problem is None and found[LEFT]:
+        return (f"{found[LEFT]} of its hooks are still on the model, and will run and hold memory in every "
+                "later call. register_forward_hook returns a handle: call its remove().")
+    return problem
 
 
 def outputs(model, names, images, keep=lambda module, inputs, output: output, leave=False):
@@ -182,16 +194,18 @@ def small():
 
 @exercise(
     use=collected, judge=not_all,
-    cases=lambda: [(nn.Sequential(nn.Linear(2, 2), nn.GELU(), nn.Linear(2, 1)).eval(), ["0", "2"], torch.randn(1, 2)),
-                   (small(), ["patch_embed", "blocks.0", "blocks.1.mlp", "norm", "head"], torch.randn(2, 3, 4, 8))],
+    cases=lambda: [(nn.Sequential(nn.Linear(2, 2), nn.GELU(), nn.Linear(2, 1)).eval(), ["0", "2"],
+                    torch.randn(1, 2)),
+                   (small(), ["patch_embed", "blocks.0", "blocks.1.mlp", "norm", "head"],
+                    torch.randn(2, 3, 4, 8))],
     mistakes={
-        "all hooks write under the last name, since `name` is looked up when the hook runs, after the loop; bind it with a "
-        "default, name=name, in the hook's parameters.": late,
+        "all hooks write under the last name, since `name` is looked up when the hook runs, after the loop; "
+        "bind it with a default, name=name, in the hook's parameters.": late,
         "the hook keeps what goes into the stage; its third argument is what comes out.":
             lambda *case: outputs(*case, keep=lambda module, inputs, output: inputs[0]),
         "the hooks stay on the model: keep the handle of each and call its remove() at the end.":
             lambda *case: outputs(*case, leave=True),
-        "only the first image of the batch is kept; a stage's whole output is wanted.": first_image,
+        "only the first image of the batch is kept; keep a stage's whole output.": first_image,
     })
 def outputs_of(model, names, images):
     return outputs(model, names, images)

@@ -1,4 +1,4 @@
-"""Exercises of lesson 13: tokens to pixels, the best answer by patch, mean IoU with unknown pixels, sliding over a scene."""
+"""Exercises of lesson 13: tokens to pixels, the best answer by patch, mean IoU, sliding over a scene."""
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +11,7 @@ from .base import exercise
 
 
 def laid_out(logits, grid):
-    return logits.transpose(1, 2).unflatten(2, grid)             # (B, N, K) -> (B, K, N) -> (B, K, rows, columns)
+    return logits.transpose(1, 2).unflatten(2, grid)     # (B, N, K) -> (B, K, N) -> (B, K, rows, columns)
 
 
 def stretched(logits, grid, patch_size, lay_out=laid_out, **how):
@@ -20,14 +20,16 @@ def stretched(logits, grid, patch_size, lay_out=laid_out, **how):
 
 
 @exercise(
-    cases=lambda: [(torch.tensor([[[0.0, 10.0], [4.0, 20.0]]]), (1, 2), 2), (torch.randn(2, 6, 3), (2, 3), 4)],
+    cases=lambda: [(torch.tensor([[[0.0, 10.0], [4.0, 20.0]]]), (1, 2), 2),
+                   (torch.randn(2, 6, 3), (2, 3), 4)],
     mistakes={
-        "the reshape still goes straight from (B, N, K) to (B, K, rows, columns), so a class gets numbers of other classes. "
-        "Bring the classes to the front first, with transpose(1, 2).":
+        "the reshape still goes straight from (B, N, K) to (B, K, rows, columns), so a class gets numbers "
+        "of other classes. Bring the classes to the front first, with transpose(1, 2).":
             lambda logits, grid, P: stretched(logits, grid, P, lambda x, g: x.reshape(len(x), -1, *g)),
         "the tokens are laid out column by column; they run row by row, as patchify cuts them.":
-            lambda logits, grid, P: stretched(logits, grid, P, lambda x, g: laid_out(x, g[::-1]).transpose(2, 3)),
-        "each token fills its patch with one number (mode='nearest'); wanted are mixtures between the centers: "
+            lambda logits, grid, P:
+                stretched(logits, grid, P, lambda x, g: laid_out(x, g[::-1]).transpose(2, 3)),
+        "each token fills its patch with one number (mode='nearest'); blend between the centers instead: "
         "mode='bilinear'.":
             lambda logits, grid, P: stretched(logits, grid, P, mode="nearest"),
         "align_corners=True pulls the centers of the outer patches to the edge of the image; leave it out.":
@@ -51,22 +53,26 @@ def most_frequent(patches):
 def some_masks():
     """Masks (2, 6, 9); each patch of 3 x 3 has four pixels of one class, three and two of others: no ties."""
     counts = torch.tensor([0] * 4 + [1] * 3 + [2] * 2)
-    patches = [torch.tensor([0, 9, 2]).roll(int(torch.randint(3, ())))[counts[torch.randperm(9)]] for _ in range(12)]
+    patches = [torch.tensor([0, 9, 2]).roll(int(torch.randint(3, ())))[counts[torch.randperm(9)]]
+               for _ in range(12)]
     return unpatchify(torch.stack(patches).unflatten(0, (2, 6)), 3, (2, 3))[:, 0]
 
 
 @exercise(
     cases=lambda: [(torch.tensor([[[0, 0, 1, 2], [1, 0, 2, 2]]]), 2), (some_masks(), 3)],
     mistakes={
-        "it takes the mean of class numbers, but between classes 1 and 3 there is no class 2; take the most frequent one.":
+        "this takes the mean of class numbers, but between classes 1 and 3 there is no class 2; take the "
+        "most frequent one.":
             lambda masks, P: by_patch(masks, P, lambda p: p.float().mean(-1, keepdim=True).round().long()),
-        "it takes the first pixel of each patch; take the class that most of its pixels have.":
+        "this takes the first pixel of each patch; take the class of most of its pixels.":
             lambda masks, P: by_patch(masks, P, lambda p: p[..., :1]),
-        "it takes the largest class number of each patch; the numbers of classes are names, not sizes.":
+        "this takes the largest class number of each patch; class numbers are names, not sizes.":
             lambda masks, P: by_patch(masks, P, lambda p: p.amax(-1, keepdim=True)),
-        "the result has one number for each patch; fill all of its pixels, so that it can be compared with the mask.":
+        "the result has one number for each patch; fill all of its pixels, so that it can be "
+        "compared with the mask.":
             lambda masks, P: by_patch(masks, P, most_frequent)[:, ::P, ::P],
-        "it takes the median, the middle one when the numbers are sorted; that is not always the most frequent one.":
+        "this takes the median, the middle one when the numbers are sorted; that is not always the most "
+        "frequent one.":
             lambda masks, P: by_patch(masks, P, lambda p: p.median(-1, keepdim=True).values),
     })
 def best_by_patch(masks, patch_size):
@@ -79,26 +85,31 @@ def shares(truth, said, num_classes, ignore):
 
 
 def with_unknown_pixels():
-    truth, said = torch.randint(4, (3, 6, 8)), torch.randint(4, (3, 6, 8))               # class 4 of 5 nowhere
+    truth, said = torch.randint(4, (3, 6, 8)), torch.randint(4, (3, 6, 8))       # class 4 of 5 nowhere
     truth[0], said[0, 2:] = 1, 1
     truth[torch.rand(truth.shape) < 0.2] = 255
     return truth, said, 5, 255
 
 
 @exercise(
-    cases=lambda: [(torch.tensor([[0, 0, 0, 1, 1, 9]]), torch.tensor([[0, 0, 1, 1, 1, 0]]), 3, 9), with_unknown_pixels(),
-                   (torch.tensor([[0, 0, 1, 9]]), torch.tensor([[0, 2, 1, 3]]), 4, 9)],      # 2 is only said, 3 where unknown
+    cases=lambda: [(torch.tensor([[0, 0, 0, 1, 1, 9]]), torch.tensor([[0, 0, 1, 1, 1, 0]]), 3, 9),
+                   with_unknown_pixels(),
+                   # Class 2 is only said, 3 only where the truth is unknown.
+                   (torch.tensor([[0, 0, 1, 9]]), torch.tensor([[0, 2, 1, 3]]), 4, 9)],
     mistakes={
-        "pixels whose truth is unknown count as errors; leave them out of both, the truth and the prediction.":
-            lambda truth, said, K, ignore: torch.stack([
-                ((truth == c) & (said == c)).sum() / ((truth == c) | (said == c)).sum() for c in range(K)]).nanmean().item(),
-        "a class that occurs nowhere counts as 0; it says nothing about the model, so leave it out of the mean.":
+        "pixels whose truth is unknown count as errors; leave them out of both the truth "
+        "and the prediction.":
+            lambda truth, said, K, ignore: torch.stack(
+                [((truth == c) & (said == c)).sum() / ((truth == c) | (said == c)).sum()
+                 for c in range(K)]).nanmean().item(),
+        "a class that occurs nowhere counts as 0; it says nothing about the model, so leave it out "
+        "of the mean.":
             lambda *case: shares(*case).nan_to_num().mean().item(),
-        "it is the mean of each scene's own mean; count the pixels of all scenes together, or a class with three pixels in one "
-        "scene weighs as much as one that fills it.":
+        "this is the mean of each scene's own mean; count the pixels of all scenes together, or a class "
+        "with three pixels in one scene weighs as much as one that fills it.":
             lambda truth, said, *rest: torch.stack([shares(t, s, *rest).nanmean()
                                                     for t, s in zip(truth, said, strict=True)]).mean().item(),
-        "the pixels in both are counted twice below the line: divide by true + predicted - both.":
+        "the pixels in both are counted twice in the denominator: divide by true + predicted - both.":
             lambda *case: (shares(*case) / (1 + shares(*case))).nanmean().item(),
         "this is pixel accuracy, the share of right pixels.":
             lambda truth, said, K, ignore: (truth == said)[truth != ignore].float().mean().item(),
@@ -133,18 +144,24 @@ def slid(model, scene, size, stride, starts=starts, say=lambda logits: logits.so
 
 @exercise(
     cases=lambda: [(ChannelMeans(), torch.tensor([[[0.0, 0.0, 0.0, 2.0, 2.0]] * 2, [[1.0] * 5] * 2]), 2, 2),
-                   (ChannelMeans(), torch.randn(3, 9, 12).mul(4), 4, 3), (ChannelMeans(), torch.randn(2, 6, 8).mul(4), 4, 2),
+                   (ChannelMeans(), torch.randn(3, 9, 12).mul(4), 4, 3),
+                   (ChannelMeans(), torch.randn(2, 6, 8).mul(4), 4, 2),
                    (ChannelMeans(), torch.randn(2, 8, 4).mul(4), 4, 4)],
     mistakes={
-        "the pixels at the right or lower border are never seen, where the steps do not end there: add a last window that ends "
-        "at the border.": lambda *case: slid(*case, starts=lambda whole, size, stride: range(0, whole - size + 1, stride)),
+        "the pixels at the right or lower border are never seen when the steps do not end there: add a last "
+        "window that ends at the border.":
+            lambda *case: slid(*case, starts=lambda whole, size, stride: range(0, whole - size + 1, stride)),
         "the last window is added even where the steps end at the border already, so it counts twice.":
-            lambda *case: slid(*case, starts=lambda whole, size, stride: [*range(0, whole - size + 1, stride), whole - size]),
-        "logits are averaged, and softmax comes last; average probabilities, or one very sure window outvotes all others.":
-            lambda *case: slid(*case, say=lambda logits: logits, finish=lambda total, seen: (total / seen).softmax(dim=0)),
+            lambda *case: slid(*case, starts=lambda whole, size, stride: [
+                *range(0, whole - size + 1, stride), whole - size]),
+        "logits are averaged, and softmax comes last; average probabilities, or one very sure window "
+        "outvotes all others.":
+            lambda *case: slid(*case, say=lambda logits: logits,
+                               finish=lambda total, seen: (total / seen).softmax(dim=0)),
         "the probabilities are summed but not divided by the number of windows that saw the pixel.":
             lambda *case: slid(*case, finish=lambda total, seen: total),
-        "each window writes over the ones before it; add up what they say (+=) and divide by how many there were.":
+        "each window writes over the ones before it; add up what they say (+=) and divide by how "
+        "many there were.":
             lambda *case: slid(*case, overwrite=True),
     })
 def slide(model, scene, size, stride):

@@ -1,9 +1,10 @@
-"""Exercises of lesson 14: a table of overlaps, who answers for what, duplicates thrown away, average precision."""
+"""Exercises of lesson 14: a table of overlaps, who answers for what, duplicates, average precision."""
 
 import torch
 from scipy.optimize import linear_sum_assignment
+from torchvision.ops import box_iou, generalized_box_iou
 
-from ..heads import average_precision, overlap
+from ..heads import average_precision
 from .base import exercise
 
 
@@ -26,22 +27,26 @@ def without_clamp(first, second):
 
 
 @exercise(
-    cases=lambda: [(torch.tensor([[0.0, 0.0, 4.0, 4.0]]), torch.tensor([[2.0, 2.0, 6.0, 6.0], [5.0, 6.0, 8.0, 8.0]])),
-                   (boxes_at(torch.rand(3, 2), torch.rand(3, 2)), boxes_at(torch.rand(5, 2), torch.rand(5, 2)))],
+    cases=lambda: [(torch.tensor([[0.0, 0.0, 4.0, 4.0]]),
+                    torch.tensor([[2.0, 2.0, 6.0, 6.0], [5.0, 6.0, 8.0, 8.0]])),
+                   (boxes_at(torch.rand(3, 2), torch.rand(3, 2)),
+                    boxes_at(torch.rand(5, 2), torch.rand(5, 2)))],
     mistakes={
-        "the sides of the shared part may become negative, and two negative sides make a positive area; clamp them at 0 first.":
+        "the sides of the shared part may become negative, and two negative sides make a positive area; "
+        "clamp them at 0 first.":
             without_clamp,
-        "the shared part is in both areas, so their sum counts it twice; take it off once.":
+        "the shared part is in both areas, so their sum counts it twice; subtract it once.":
             lambda a, b: shared_areas(a, b) / (areas(a)[:, None] + areas(b)),
         "the shared area is divided by the area of the first box; a union is what either box covers.":
             lambda a, b: shared_areas(a, b) / areas(a)[:, None],
-        "the table is turned over: rows belong to the first boxes, columns to the second.":
-            lambda a, b: overlap(b[:, None], a)[0],
-        "this is GIoU, which goes below 0; IoU is the first of the two values that `overlap` gives.":
-            lambda a, b: overlap(a[:, None], b)[1],
+        "the table is transposed: rows belong to the first boxes, columns to the second.":
+            lambda a, b: box_iou(b, a),
+        "this is GIoU, which goes below 0; IoU subtracts nothing for the empty space in the box "
+        "around both.":
+            generalized_box_iou,
     })
 def iou_table(first, second):
-    return overlap(first[:, None], second)[0]
+    return box_iou(first, second)
 
 
 def owners(cost, queries, objects):
@@ -64,18 +69,21 @@ def one_for_several(cost):
 
 
 @exercise(
-    cases=lambda: [(torch.tensor([[1.0, 3.0], [2.0, 9.0], [8.0, 8.0]]),), (torch.rand(6, 4),), (torch.rand(5, 5),)],
+    cases=lambda: [(torch.tensor([[1.0, 3.0], [2.0, 9.0], [8.0, 8.0]]),), (torch.rand(6, 4),),
+                   (torch.rand(5, 5),)],
     mistakes={
-        "the objects choose one after the other among the free queries; a good first choice can cost a later object dearly. "
-        "Compare the sums of whole assignments.": one_by_one,
-        "each object takes its cheapest query, even one that is taken, so objects are lost; a query answers for one object "
-        "only.":
+        "the objects choose one after the other among the free queries; a good first choice can cost a "
+        "later object dearly. Compare the sums of whole assignments.": one_by_one,
+        "each object takes its cheapest query, even one that is taken, so objects are lost; a query answers "
+        "for one object only.":
             one_for_several,
-        "each query takes its cheapest object, so nobody is silent and objects get several queries; go the other way round.":
+        "each query takes its cheapest object, so none stays silent and objects get several queries; go the "
+        "other way around.":
             lambda cost: cost.argmin(dim=1),
-        "these are the queries, one for each object; wanted is the object, one for each query, and -1 for none.":
+        "these are the queries, one for each object; return the objects, one for each "
+        "query, and -1 for none.":
             lambda cost: torch.from_numpy(linear_sum_assignment(cost.T.numpy())[1]),
-        "this is the most expensive assignment; wanted is the cheapest.":
+        "this is the most expensive assignment; find the cheapest.":
             lambda cost: owners(cost, *linear_sum_assignment(cost.numpy(), maximize=True)),
     })
 def assign(cost):
@@ -84,7 +92,7 @@ def assign(cost):
 
 def by_any_surer(boxes, scores, threshold):
     order = scores.argsort(descending=True)
-    too_close = overlap(boxes[order][:, None], boxes[order])[0] > threshold              # (n, n)
+    too_close = box_iou(boxes[order], boxes[order]) > threshold                      # (n, n)
     return order[~too_close.tril(-1).any(dim=1)]
 
 
@@ -93,7 +101,7 @@ def in_order_of(order, boxes, threshold, keep=torch.le):
     while len(order):
         best, rest = order[0], order[1:]
         kept.append(best)
-        order = rest[keep(overlap(boxes[best], boxes[rest])[0], threshold)]
+        order = rest[keep(box_iou(boxes[best][None], boxes[rest])[0], threshold)]
     return torch.stack(kept)
 
 
@@ -104,20 +112,22 @@ def crowd():
 
 
 @exercise(
-    cases=lambda: [(torch.tensor([[1.0, 0, 5, 4], [2, 0, 6, 4], [0, 0, 4, 4]]), torch.tensor([0.8, 0.7, 0.9]), 0.5),
+    cases=lambda: [(torch.tensor([[1.0, 0, 5, 4], [2, 0, 6, 4], [0, 0, 4, 4]]),
+                    torch.tensor([0.8, 0.7, 0.9]), 0.5),
                    crowd(),
-                   (torch.tensor([[0.0, 0, 4, 4], [0, 0, 4, 2], [8, 8, 12, 12]]), torch.tensor([0.9, 0.8, 0.7]), 0.5),
+                   (torch.tensor([[0.0, 0, 4, 4], [0, 0, 4, 2], [8, 8, 12, 12]]),
+                    torch.tensor([0.9, 0.8, 0.7]), 0.5),
                    (torch.tensor([[0.0, 0, 4, 4], [2, 2, 6, 6]]), torch.tensor([0.9, 0.8]), 0.1)],
     mistakes={
-        "a box goes as soon as it overlaps any surer box, even one that was thrown away itself; only boxes that are kept may "
-        "throw others away.": by_any_surer,
+        "a box goes as soon as it overlaps any surer box, even one that was thrown away itself; only boxes "
+        "that are kept may throw others away.": by_any_surer,
         "the boxes are taken in the order of the list; the surest must come first.":
             lambda boxes, scores, least: in_order_of(torch.arange(len(boxes)), boxes, least),
         "the right ones are kept, but in the order of the list; return the surest first.":
             lambda boxes, scores, least: suppress.reference(boxes, scores, least).sort().values,
-        "these are the boxes themselves; wanted are their numbers, with which one can also pick classes and scores.":
+        "these are the boxes themselves; return their numbers, which pick out classes and scores too.":
             lambda boxes, scores, least: boxes[suppress.reference(boxes, scores, least)],
-        "the comparison is the wrong way round: duplicates stay, and boxes elsewhere go.":
+        "the comparison is the wrong way around: duplicates stay, and boxes elsewhere go.":
             lambda boxes, scores, least: in_order_of(scores.argsort(descending=True), boxes, least, torch.gt),
     })
 def suppress(boxes, scores, threshold):
@@ -141,7 +151,7 @@ def ap_of(right, wanted, best_from_here=True):
 def right_ones(boxes, scores, scenes, true_boxes, true_scenes, once=True):
     free, right = torch.ones(len(true_boxes), dtype=torch.bool), []
     for i in scores.argsort(descending=True).tolist():
-        iou = overlap(boxes[i], true_boxes)[0].where(free & (true_scenes == scenes[i]), 0.0)
+        iou = box_iou(boxes[i][None], true_boxes)[0].where(free & (true_scenes == scenes[i]), 0.0)
         right.append(bool(iou.max() >= 0.5))
         if right[-1] and once:
             free[iou.argmax()] = False
@@ -153,25 +163,29 @@ def unsorted(boxes, scores, scenes, true_boxes, true_scenes):
 
 
 def several_scenes():
-    """Three scenes with seven objects; eleven answers: right ones, a bit or far off, duplicates, one in the wrong scene."""
+    """Three scenes, seven objects; eleven answers: right, a bit or far off, twice, in the wrong scene."""
     places = torch.tensor([[0.0, 0, 0.2, 0.3], [0.3, 0.3, 0.6, 0.5], [0.7, 0.7, 1, 0.9], [0, 0.6, 0.3, 1]])
-    which, scenes = torch.tensor([0, 1, 1, 2, 3, 0, 1, 2, 3, 2, 0]), torch.tensor([0, 0, 0, 0, 1, 1, 1, 2, 2, 1, 2])
+    which = torch.tensor([0, 1, 1, 2, 3, 0, 1, 2, 3, 2, 0])
+    scenes = torch.tensor([0, 0, 0, 0, 1, 1, 1, 2, 2, 1, 2])
     off = 0.02 * torch.rand(11, 4) + torch.tensor([0, 0, 0, 0.3, 0, 0, 0.2, 0, 0, 0, 0])[:, None]
     true, true_scenes = torch.tensor([0, 1, 2, 0, 3, 2, 1]), torch.tensor([0, 0, 0, 1, 1, 2, 2])
     return (places[which] + off).clamp(0, 1), torch.rand(11), scenes, places[true], true_scenes
 
 
 def close_calls():
-    """Two objects that overlap each other by 0.6, in three scenes; what is taken first decides about the second answer."""
+    """Two objects that overlap by 0.6, in three scenes; what is taken first decides the second answer."""
     left, right = [0.125, 0, 0.625, 0.5], [0.25, 0, 0.75, 0.5]
-    found = [right, [0, 0, 0.5, 0.5], left, [0.15625, 0, 0.65625, 0.5], left, [0.375, 0, 0.875, 0.5], [0.5, 0.5, 0.75, 0.75]]
-    return (torch.tensor(found), torch.tensor([0.9, 0.8, 0.95, 0.6, 0.85, 0.7, 0.5]), torch.tensor([0, 0, 1, 1, 2, 2, 3]),
-            torch.tensor([left, right] * 3 + [[0.5, 0.5, 0.75, 1]]), torch.tensor([0, 0, 1, 1, 2, 2, 3]))    # the last: IoU 0.5
+    found = [right, [0, 0, 0.5, 0.5], left, [0.15625, 0, 0.65625, 0.5], left, [0.375, 0, 0.875, 0.5],
+             [0.5, 0.5, 0.75, 0.75]]
+    true = torch.tensor([left, right] * 3 + [[0.5, 0.5, 0.75, 1]])                       # the last: IoU 0.5
+    return (torch.tensor(found), torch.tensor([0.9, 0.8, 0.95, 0.6, 0.85, 0.7, 0.5]),
+            torch.tensor([0, 0, 1, 1, 2, 2, 3]), true, torch.tensor([0, 0, 1, 1, 2, 2, 3]))
 
 
 @exercise(
-    cases=lambda: [(torch.tensor([[0.5, 0.5, 1, 1], [0, 0, 0.5, 0.5], [0, 0, 0.5, 0.4]]), torch.tensor([0.7, 0.9, 0.8]),
-                    torch.tensor([1, 0, 0]), torch.tensor([[0, 0, 0.5, 0.5], [0.5, 0.5, 1, 1]]), torch.tensor([0, 1])),
+    cases=lambda: [(torch.tensor([[0.5, 0.5, 1, 1], [0, 0, 0.5, 0.5], [0, 0, 0.5, 0.4]]),
+                    torch.tensor([0.7, 0.9, 0.8]), torch.tensor([1, 0, 0]),
+                    torch.tensor([[0, 0, 0.5, 0.5], [0.5, 0.5, 1, 1]]), torch.tensor([0, 1])),
                    several_scenes(), close_calls()],
     mistakes={
         "an object may be taken twice, so a duplicate counts as right; mark each object that is taken.":
@@ -179,11 +193,14 @@ def close_calls():
         "the scenes are ignored: an answer may only take an object of its own scene.":
             lambda boxes, scores, scenes, true, true_scenes:
                 ap_of(right_ones(boxes, scores, 0 * scenes, true, 0 * true_scenes), len(true)),
-        "the answers are counted in the order in which they come; go from the surest to the least sure, over all scenes.":
+        "the answers are counted in the order in which they come; go from the surest to the least sure, "
+        "over all scenes.":
             unsorted,
-        "the precision at a recall is the one right there; take the best from there on, up to the last answer.":
+        "the precision at a recall is the one right there; take the best from there on, up to the "
+        "last answer.":
             lambda *case: ap_of(right_ones(*case), len(case[3]), best_from_here=False),
-        "recall is the share of the objects that were found at all; objects that nobody found must count as well.":
+        "recall is the share of the objects that were found at all; objects that nobody found must "
+        "count as well.":
             lambda *case: ap_of(right_ones(*case), right_ones(*case).sum()),
     })
 def ap50(boxes, scores, scenes, true_boxes, true_scenes):

@@ -1,4 +1,4 @@
-"""Exercises of lesson 15: weights for tubelets, a mask over time, films in a mirror, a model with late time."""
+"""Exercises of lesson 15: weights for tubelets, a mask over time, films in a mirror, late time."""
 
 import torch
 from torch import nn
@@ -10,14 +10,16 @@ from .base import exercise, take_weights
 @exercise(
     cases=lambda: [(torch.tensor([2.0, 4.0]).reshape(1, 2, 1, 1), 2), (torch.randn(5, 3, 4, 4), 2)],
     mistakes={
-        "the copies are not divided by the number of frames; the token of a still film would be that many times too large.":
+        "the copies are not divided by the number of frames; the token of a still film would be that many "
+        "times too large.":
             lambda weight, tubelet: weight.repeat(1, tubelet, 1, 1),
-        "each channel is repeated on the spot (R, R, G, G, B, B); a tubelet has its channels frame by frame (R, G, B, R, G, "
-        "B).":
+        "each channel is repeated in place (R, R, G, G, B, B); a tubelet has its channels frame by frame "
+        "(R, G, B, R, G, B).":
             lambda weight, tubelet: weight.repeat_interleave(tubelet, dim=1) / tubelet,
-        "all the weight is on the first frame; wanted is an equal share for each frame.":
-            lambda weight, tubelet: torch.cat([weight, torch.zeros_like(weight).repeat(1, tubelet - 1, 1, 1)], dim=1),
-        "it is the first axis that is repeated, the width of the tokens; repeat the second one, the channels.":
+        "all the weight is on the first frame; give each frame an equal share.":
+            lambda weight, tubelet:
+                torch.cat([weight, torch.zeros_like(weight).repeat(1, tubelet - 1, 1, 1)], dim=1),
+        "this repeats the first axis, the width of the tokens; repeat the second one, the channels.":
             lambda weight, tubelet: weight.repeat(tubelet, 1, 1, 1) / tubelet,
     })
 def inflate(weight, tubelet):
@@ -27,14 +29,17 @@ def inflate(weight, tubelet):
 @exercise(
     cases=lambda: [(2, 2), (3, 5), (4, 1)],
     mistakes={
-        "the mask goes token by token, so places of one step do not see each other; compare the steps of the tokens.":
+        "the mask goes token by token, so places of one step do not see each other; compare the "
+        "steps of the tokens.":
             lambda steps, places: torch.ones(steps * places, steps * places, dtype=torch.bool).tril(),
-        "it is turned over: rows listen, columns are listened to, and this lets each step listen to itself and to the future.":
+        "it is transposed: rows listen, columns are listened to, and this lets each step listen to itself "
+        "and to the future.":
             lambda steps, places: past_only.reference(steps, places).T,
         "a step does not see itself, and the first one sees nothing at all; earlier or the same is allowed.":
             lambda steps, places: step_of(steps, places)[:, None] > step_of(steps, places),
         "the tokens are taken to be sorted by place; the first `places` tokens all belong to step 0.":
-            lambda steps, places: (torch.arange(steps * places) % steps)[:, None] >= torch.arange(steps * places) % steps,
+            lambda steps, places:
+                (torch.arange(steps * places) % steps)[:, None] >= torch.arange(steps * places) % steps,
     })
 def past_only(steps, places):
     step = step_of(steps, places)
@@ -52,13 +57,14 @@ MIRRORED = torch.tensor([1, 0, 2, 3, 5, 4, 6, 7, 8])
     cases=lambda: [(torch.arange(8).reshape(4, 1, 1, 1, 2), torch.tensor([0, 2, 4, 8])),
                    (torch.randint(256, (9, 4, 3, 5, 6), dtype=torch.uint8), torch.arange(9))],
     mistakes={
-        "the films are mirrored but the labels stay: pans and turns would be taught the wrong way round.":
+        "the films are mirrored but the labels stay: pans and turns would be taught the wrong way around.":
             lambda films, motions: (films.flip(4), motions),
         "turns are forgotten: in a mirror, a turn to the left is a turn to the right.":
             lambda films, motions: (films.flip(4), torch.tensor([1, 0, 2, 3, 4, 5, 6, 7, 8])[motions]),
-        "these are the labels for a film played backward; a mirror changes neither up and down nor in and out.":
+        "these are the labels for a film played backward; a mirror changes neither up and "
+        "down nor in and out.":
             lambda films, motions: (films.flip(4), torch.tensor([1, 0, 3, 2, 5, 4, 7, 6, 8])[motions]),
-        "the films stand on their heads; left and right are along the last axis.":
+        "the films are upside down; left and right are along the last axis.":
             lambda films, motions: (films.flip(3), MIRRORED[motions]),
         "the films run backward; a mirror leaves the order of the frames alone.":
             lambda films, motions: (films.flip(1), MIRRORED[motions]),
@@ -127,8 +133,9 @@ class Timeless(Late):
 def with_known_weights(answer, frames, tubelet, films):
     """The logits with weights that are the same each time, so that only the computation can differ."""
     torch.manual_seed(2)
-    encoder = VisionTransformer(tuple(films.shape[3:]), 2, 3 * tubelet, 9, embed_dim=16, mlp_dim=32, pool="mean")
-    for parameter in encoder.parameters():               # far from their start, so that each part of the model matters
+    encoder = VisionTransformer(tuple(films.shape[3:]), 2, 3 * tubelet, 9, embed_dim=16, mlp_dim=32,
+                                pool="mean")
+    for parameter in encoder.parameters():           # far from their start, so that each part matters
         nn.init.normal_(parameter, std=0.5)
     weights = {f"encoder.{name}": value for name, value in encoder.state_dict().items()}
     weights["time"] = torch.randn(frames // tubelet, 16)
@@ -139,15 +146,20 @@ def with_known_weights(answer, frames, tubelet, films):
     use=with_known_weights, tolerance=1e-4,
     cases=lambda: [(4, 2, torch.randn(1, 4, 3, 4, 4)), (9, 3, torch.randn(2, 9, 3, 4, 8))],
     mistakes={
-        "the channels of a tubelet are sorted by color; they come frame by frame, all colors of the first frame first.":
+        "the channels of a tubelet are sorted by color; they come frame by frame, all colors of the first "
+        "frame first.":
             ColorByColor,
-        "a tubelet holds frames that lie far apart; it has to be frames in a row: reshape (B, T) to (B, T', tubelet).":
+        "a tubelet holds frames that are far apart; it needs consecutive frames: reshape (B, T) to "
+        "(B, T', tubelet).":
             FramesFarApart,
-        "the first half lets all steps attend to each other; in space, each step is a picture of its own: (B T', N, D).":
+        "the first half lets all steps attend to each other; in space, each step is a picture of its own: "
+        "(B T', N, D).":
             JointInSpace,
-        "in the second half films attend to other films; the middle axis is the one that a block mixes: (B, T', D).":
+        "in the second half films attend to other films; the middle axis is the one that a block "
+        "mixes: (B, T', D).":
             FilmsMixed,
-        "the positions in time are there but not added; without them, the second half cannot tell the order of the steps.":
+        "the positions in time are there but not added; without them, the second half cannot tell the order "
+        "of the steps.":
             Timeless,
     })
 class LateTime(Late):

@@ -1,15 +1,16 @@
-"""Exercises of lesson 16: tokens back at their places, the loss of flow matching, a block that is steered, painting."""
+"""Exercises of lesson 16: tokens put back, a loss for flow matching, a steered block, painting."""
 
 import torch
 from torch import nn
 
-from ..heads import DiffusionTransformer, on_the_way
+from ..heads import DiffusionTransformer, flow_point
 from ..model import EncoderBlock, VisionTransformer
 from .base import exercise
 
 
 def by_gather(tokens, visible, mask_token, num_patches):
-    hidden = torch.stack([torch.tensor(sorted(set(range(num_patches)) - set(row))) for row in visible.tolist()])
+    everything = set(range(num_patches))
+    hidden = torch.stack([torch.tensor(sorted(everything - set(row))) for row in visible.tolist()])
     x = torch.cat([tokens, mask_token.expand(*hidden.shape, -1)], dim=1)
     return x.gather(1, torch.cat([visible, hidden], dim=1)[..., None].expand_as(x))
 
@@ -18,15 +19,18 @@ def by_gather(tokens, visible, mask_token, num_patches):
     cases=lambda: [(torch.tensor([[[7.0], [9.0]]]), torch.tensor([[3, 0]]), torch.tensor([-1.0]), 5),
                    (torch.randn(3, 4, 6), torch.rand(3, 10).argsort(dim=1)[:, :4], torch.randn(6), 10)],
     mistakes={
-        "the tokens are put at the first places, in the order in which they came; `visible` says where each belongs.":
+        "the tokens are put at the first places, in the order in which they came; `visible` says "
+        "where each belongs.":
             lambda tokens, visible, mask, n:
                 put_back.reference(tokens, torch.arange(visible.shape[1]).expand_as(visible), mask, n),
-        "the places are sorted and the tokens are not, so they are exchanged among each other; token i belongs to place "
-        "visible[i].":
+        "the places are sorted but the tokens are not, so the tokens are shuffled; token i belongs "
+        "to place visible[i].":
             lambda tokens, visible, mask, n: put_back.reference(tokens, visible.sort(dim=1).values, mask, n),
         "the places of the first image are used for all; each image hides other patches.":
-            lambda tokens, visible, mask, n: put_back.reference(tokens, visible[:1].expand_as(visible), mask, n),
-        "the table of places is used in the wrong direction; `gather` takes from a place, `scatter` puts into it.": by_gather,
+            lambda tokens, visible, mask, n:
+                put_back.reference(tokens, visible[:1].expand_as(visible), mask, n),
+        "the table of places is used in the wrong direction; `gather` takes from a place, `scatter` "
+        "puts into it.": by_gather,
         "the empty places are zero; put the mask token there, which the decoder can learn.":
             lambda tokens, visible, mask, n: put_back.reference(tokens, visible, torch.zeros_like(mask), n),
     })
@@ -54,27 +58,31 @@ def loss_of(model, noisy, time, labels, hidden, wanted):
 @exercise(
     cases=lambda: [(Toy(), torch.full((1, 1, 1, 1), 3.0), torch.tensor([2]), torch.full((1, 1, 1, 1), 1.0),
                     torch.tensor([0.25]), torch.tensor([True])),
-                   (Toy(), torch.randn(3, 2, 4, 5), torch.tensor([3, 0, 1]), torch.randn(3, 2, 4, 5), torch.rand(3),
-                    torch.tensor([False, True, False]))],
+                   (Toy(), torch.randn(3, 2, 4, 5), torch.tensor([3, 0, 1]), torch.randn(3, 2, 4, 5),
+                    torch.rand(3), torch.tensor([False, True, False]))],
     mistakes={
-        "the line runs from the image to the noise, but the velocity points to the image; time 0 is noise, time 1 the image.":
+        "the line runs from the image to the noise, but the velocity points to the image; time 0 is noise, "
+        "time 1 the image.":
             lambda model, images, labels, noise, time, hidden:
-                loss_of(model, on_the_way(noise, images, time)[0], time, labels, hidden, images - noise),
+                loss_of(model, flow_point(noise, images, time)[0], time, labels, hidden, images - noise),
         "the velocity points from the image to the noise; painting goes the other way.":
             lambda model, images, labels, noise, time, hidden:
-                loss_of(model, on_the_way(images, noise, time)[0], time, labels, hidden, noise - images),
-        "line and velocity both lead from image to noise; they fit together, but `generate` starts at time 0 with noise.":
+                loss_of(model, flow_point(images, noise, time)[0], time, labels, hidden, noise - images),
+        "line and velocity both lead from image to noise; they fit together, but `generate` starts at time "
+        "0 with noise.":
             lambda model, images, labels, noise, time, hidden:
-                loss_of(model, on_the_way(noise, images, time)[0], time, labels, hidden, noise - images),
-        "the class is never hidden, so the model never learns what to do with \"any class\", which guidance needs.":
+                loss_of(model, flow_point(noise, images, time)[0], time, labels, hidden, noise - images),
+        "the class is never hidden, so the model never learns what to do with \"any class\", which "
+        "guidance needs.":
             lambda model, images, labels, noise, time, hidden:
-                loss_of(model, on_the_way(images, noise, time)[0], time, labels, hidden & False, images - noise),
+                loss_of(model, flow_point(images, noise, time)[0], time, labels, torch.zeros_like(hidden),
+                        images - noise),
         "the answer is compared with the image; it is a velocity, so compare it with image minus noise.":
             lambda model, images, labels, noise, time, hidden:
-                loss_of(model, on_the_way(images, noise, time)[0], time, labels, hidden, images),
+                loss_of(model, flow_point(images, noise, time)[0], time, labels, hidden, images),
     })
 def flow_loss(model, images, labels, noise, time, hidden):
-    noisy, velocity = on_the_way(images, noise, time)
+    noisy, velocity = flow_point(images, noise, time)
     return loss_of(model, noisy, time, labels, hidden, velocity)
 
 
@@ -102,11 +110,12 @@ def trained_block(*sizes):
     cases=lambda: [(EncoderBlock(4, 2, 8), torch.randn(1, 2, 4), torch.zeros(1, 24)),
                    (trained_block(8, 2, 12), torch.randn(3, 5, 8), torch.randn(3, 48))],
     mistakes={
-        "it scales by `scale` instead of 1 + scale; with zeros, as at the start, attention would get no token at all.":
+        "it scales by `scale` instead of 1 + scale; with zeros, as at the start, attention would get no "
+        "token at all.":
             lambda block, x, numbers: through(block, x, numbers, one=0),
-        "the gate is on the whole sum, so a shut gate wipes out the token; gate only what the layer adds.":
+        "the gate is on the whole sum, so a closed gate wipes out the token; gate only what the layer adds.":
             lambda block, x, numbers: through(block, x, numbers, close_all=True),
-        "scale and shift are taken for each other; the six come as scale, shift, gate, and once more.":
+        "scale and shift are swapped; the six come as scale, shift, gate, and the same again.":
             lambda block, x, numbers: through(block, x, numbers, order=(1, 0, 2)),
         "the block's norms are not used; scale and shift what the norm gives.":
             lambda block, x, numbers: through(block, x, numbers, norm=False),
@@ -127,7 +136,8 @@ class Grows(nn.Module):
 
 
 def small_painter():
-    model = DiffusionTransformer(VisionTransformer((4, 6), 2, num_classes=5, embed_dim=16, depth=1, mlp_dim=16, pool="mean"))
+    encoder = VisionTransformer((4, 6), 2, num_classes=5, embed_dim=16, depth=1, mlp_dim=16, pool="mean")
+    model = DiffusionTransformer(encoder)
     for parameter in model.parameters():
         nn.init.normal_(parameter, std=0.3)
     return model.eval()
@@ -154,13 +164,16 @@ def follow(model, noise, labels, guidance, steps, looks=2, extra=0, second=1, ba
     cases=lambda: [(Grows(), torch.full((1, 1, 1, 1), 0.1), torch.tensor([1]), 2.0, 1),
                    (small_painter(), 0.35 * torch.randn(2, 3, 4, 6), torch.tensor([3, 0]), 1.5, 3)],
     mistakes={
-        "each step has one look only (Euler); look again where it leads, and go the mean of both.":
+        "each step has one look only (Euler); look again where it leads, and take the mean of both.":
             lambda *case: follow(*case, looks=1),
-        "guidance is added to the velocity with the class, so it is one too strong; start from that of \"any class\".":
+        "guidance is added to the velocity with the class, so it is too strong by one; start from that of "
+        "\"any class\".":
             lambda *case: follow(*case, extra=1),
-        "the second look has the time of the first; it is at the end of the step.": lambda *case: follow(*case, second=0),
+        "the second look uses the time of the first; it happens at the end of the step.":
+            lambda *case: follow(*case, second=0),
         "time runs from 1 to 0; the noise is at time 0.": lambda *case: follow(*case, backward=True),
-        "some pixels lie outside of -1..1; clamp them at the end.": lambda *case: follow(*case, least=-torch.inf),
+        "some pixels are outside -1..1; clamp them at the end.":
+            lambda *case: follow(*case, least=-torch.inf),
     })
 def paint(model, noise, labels, guidance, steps):
     return follow(model, noise, labels, guidance, steps)
