@@ -2,16 +2,14 @@
 
 import numpy as np
 
-from . import arguments
-
-# The same (n, seed) must give the same bytes on every machine. NumPy's policy freezes RandomState's stream,
-# and after its draws come only + - * / floor, comparisons and lookups, which IEEE 754 fixes to the last bit.
-# No sine, power, matrix product or mean: those may round differently from one processor to the next.
+# Same (n, seed), same bytes on every machine: RandomState's stream is frozen, and after its draws come only
+# + - * / floor, comparisons and lookups, which IEEE 754 fixes to the bit. No sine, power, matrix product.
 SIZE = 64
 CANVAS = SIZE + 2  # a margin of one pixel, used up by the blur in `photograph`
 Y, X = np.mgrid[:CANVAS, :CANVAS].astype(np.float32) - (CANVAS - 1) / 2
 RULER = np.arange(-128, 128, 0.25, dtype=np.float32)  # a lookup is cheaper than a search per pixel
 SOIL, PLANT, BLUISH = np.float32([[172, 132, 118], [32, 68, 67], [-2, 1, 4]])[:, :, None]  # red, green, blue
+DEEP, SILTY = np.float32([[30, 52, 68], [100, 132, 130]])[:, :, None]                      # water
 
 
 def ripple(position, period):
@@ -20,35 +18,24 @@ def ripple(position, period):
     return np.abs(phase - np.floor(phase) - 0.5) * 2
 
 
-def fill(color):
-    return np.repeat(color, CANVAS * CANVAS, axis=1).reshape(3, CANVAS, CANVAS)
-
-
 def blend(image, color, amount):
     """Paint `color`, (3, 1) or image, over `image` in place, as far as `amount`, clipped to 0..1, says."""
-    color = color if color.ndim == 3 else color[:, :, None]
+    color = color if color.ndim == 3 else color[..., None]
     image += np.clip(amount, 0, 1) * (color - image)
     return image
 
 
-class Painter:
-    """One method per class, after the brushes they share. Masks and coordinates are (CANVAS, CANVAS), colors
-    (3, count), images (3, CANVAS, CANVAS), all float32; colors run from 0 to 255."""
-
-    def __init__(self, random):
-        self.random = random
-
-    def chance(self, probability):
-        return self.random.random_sample() < probability
+class Painter(np.random.RandomState):
+    """A method per class. Masks are (CANVAS, CANVAS), colors (3, count) from 0 to 255; all are float32."""
 
     def uniform(self, low, high, *shape):
         """A float, or a float32 array of `shape`, between `low` and `high`."""
-        values = low + (high - low) * self.random.random_sample(shape or None)
+        values = low + (high - low) * self.random_sample(shape or None)
         return values.astype(np.float32) if shape else values
 
     def grain(self):
         """White noise between -1 and 1."""
-        levels = np.frombuffer(self.random.bytes(CANVAS * CANVAS), np.uint8)
+        levels = np.frombuffer(self.bytes(CANVAS * CANVAS), np.uint8)
         return levels.reshape(CANVAS, CANVAS).astype(np.float32) / 127.5 - 1
 
     def noise(self, cells):
@@ -95,10 +82,8 @@ class Painter:
         return self.uniform(low, high, count) + self.uniform(-tint, tint, 3, count) + BLUISH
 
     def water(self):
-        """Deep and dark, or pale with silt."""
         silt = self.uniform(0, 1)
-        deep, pale = np.float32([[30, 52, 68], [100, 132, 130]])[:, :, None]
-        return deep + silt * silt * (pale - deep) + self.uniform(-8, 8, 3, 1)
+        return DEEP + silt * silt * (SILTY - DEEP) + self.uniform(-8, 8, 3, 1)
 
     def build(self, image, u, v, size, colors, gap, share):
         """Roofs in rows, each with its shadow, in place."""
@@ -124,23 +109,23 @@ class Painter:
         number, edge = self.parcels(u, v, (width, 2 * width), (1.3 * width, 4 * width))
         image = self.ground((green, green + 0.9), (0.8, 1.5), 256)[:, number]
         image *= 1 + 0.06 * ripple(u, self.uniform(3, 6)) + self.uniform(0.03, 0.1) * self.clouds(3)
-        return blend(image, self.ground((0, 1), (0.7, 1.3)), self.chance(0.5) - edge)
+        return blend(image, self.ground((0, 1), (0.7, 1.3)), (self.uniform(0, 1) < 0.5) - edge)
 
     def forest(self):
-        image = fill(self.ground((0.85, 1.1), (0.75, 1.1)))
-        image *= 1 + self.uniform(0.08, 0.25) * self.clouds(4)
+        image = self.ground((0.85, 1.1), (0.75, 1.1))[..., None]
+        image = image * (1 + self.uniform(0.08, 0.25) * self.clouds(4))
         image *= 1 + self.uniform(0.05, 0.14) * (self.grain() + self.noise(32))
         return blend(image, self.ground((0.4, 0.9)), 3 * self.clouds(4) - self.uniform(0.8, 2.5))
 
     def herbaceous_vegetation(self):
         green = self.uniform(-0.2, 0.7)
-        dry, fresh, lush = self.ground((green, green + 0.5), (0.8, 1.4), 3).T[:, :, None]
-        image = blend(fill(dry), fresh, 0.5 + self.uniform(0.8, 2) * self.clouds(3))
+        dry, fresh, lush = self.ground((green, green + 0.5), (0.8, 1.4), 3).T[..., None, None]
+        image = blend(np.tile(dry, (CANVAS, CANVAS)), fresh, 0.5 + self.uniform(0.8, 2) * self.clouds(3))
         blend(image, lush, self.uniform(1, 3) * self.clouds(7) - 0.2)
         image *= 1 + self.uniform(0.04, 0.15) * (self.grain() + self.noise(24))
-        if self.chance(0.5):  # bushes
+        if self.uniform(0, 1) < 0.5:  # bushes
             blend(image, self.ground((0.6, 1.1), (0.6, 0.9)), self.grain() + 2 * self.clouds(6) - 0.3)
-        if self.chance(0.4):  # trodden paths
+        if self.uniform(0, 1) < 0.4:  # trodden paths
             blend(image, self.ground((-0.3, 0.2), (0.9, 1.3)), 0.8 - 14 * np.abs(self.clouds(2)))
         return image
 
@@ -162,15 +147,13 @@ class Painter:
         image = self.ground((green, green + 0.6), (0.8, 1.4), 256)[:, number]
         across, along = ripple(u, period), ripple(v, period)
         vines = np.where((self.uniform(0, 1, 256) < self.uniform(0, 1))[number], across, along)
-        rows = 1.6 * across * along if self.chance(0.5) else vines  # an orchard: trees where two rows meet
+        rows = 1.6 * across * along if self.uniform(0, 1) < 0.5 else vines  # an orchard: trees where two meet
         blend(image, self.ground((0.5, 1.1), (0.6, 1)), self.uniform(0.35, 0.9) * rows * (edge > 0.8))
-        image *= 1 + 0.1 * self.clouds(3)
-        return image
+        return image * (1 + 0.1 * self.clouds(3))
 
     def industrial(self):
         u, v = self.axes(bend=self.uniform(0, 2))
-        image = fill(self.gray(60, 120))
-        image *= 1 + 0.2 * self.noise(14) + 0.15 * self.grain()
+        image = self.gray(60, 120)[..., None] * (1 + 0.2 * self.noise(14) + 0.15 * self.grain())
         blend(image, self.ground((0.6, 1)), 4 * self.noise(5) - self.uniform(0.5, 2))
         for size in (self.uniform(3.5, 5), self.uniform(7, 14)):
             shine = self.uniform(0, 1, 256)
@@ -181,21 +164,19 @@ class Painter:
     def residential(self):
         u, v = self.axes(bend=self.uniform(0, 7))
         size, red = self.uniform(2.5, 3.6), self.uniform(0, 1) * self.uniform(0, 1, 256)
-        image = fill(self.ground((0.4, 1), (0.7, 1.1)))
-        image *= 1 + 0.3 * self.noise(12) + 0.25 * self.grain()
+        land = self.ground((0.4, 1), (0.7, 1.1))[..., None] * (1 + 0.3 * self.noise(12) + 0.25 * self.grain())
         colors = self.gray(75, 215, 256) + np.float32([[40], [-15], [-30]]) * red
-        self.build(image, u, v, size, colors, (0.1, 1.1), self.uniform(0.5, 0.85))
+        self.build(land, u, v, size, colors, (0.1, 1.1), self.uniform(0.5, 0.85))
         _, street = self.parcels(u, v, (3 * size, 6 * size), (5 * size, 12 * size))
-        return blend(image, self.gray(70, 135), 1.5 - street)
+        return blend(land, self.gray(70, 135), 1.5 - street)
 
-    def countryside(self):
-        """What roads, rivers and shores lie in."""
+    def countryside(self):  # what roads, rivers and shores lie in
         return PAINTERS[(0, 1, 2, 5, 6)[int(self.uniform(0, 5))]](self)
 
     def highway(self):
         image = self.countryside()
         asphalt, verge = self.gray(95, 175), self.ground((0.5, 1.1), (0.6, 1.1))
-        for _ in range(1 + self.chance(0.5)):
+        for _ in range(1 + (self.uniform(0, 1) < 0.5)):
             u, v = self.axes()
             distance = np.abs(v + self.uniform(-14, 14) + self.uniform(-0.005, 0.005) * u * np.abs(u))
             half = self.uniform(1.0, 2.6)
@@ -216,39 +197,29 @@ class Painter:
 
     def sea_lake(self):
         u, v = self.axes(bend=12)
-        image = fill(self.water()) + self.uniform(0, 8) * self.clouds(2) + self.uniform(0, 0.3) * u
+        image = self.water()[..., None] + self.uniform(0, 8) * self.clouds(2) + self.uniform(0, 0.3) * u
         image += self.uniform(0, 2) * ripple(v, self.uniform(5, 9)) + self.uniform(0.5, 2.5) * self.grain()
-        if self.chance(0.4):
+        if self.uniform(0, 1) < 0.4:
             shore = v + 5 * self.clouds(6) - self.uniform(6, 28)
             blend(image, self.ground((-0.2, 1), (0.8, 1.4)), 0.3 + shore / 4)  # a beach
             blend(image, self.countryside(), shore / 3 - 0.3)
         return image
 
 
-PAINTERS = (
-    Painter.annual_crop, Painter.forest, Painter.herbaceous_vegetation, Painter.highway, Painter.industrial,
-    Painter.pasture, Painter.permanent_crop, Painter.residential, Painter.river, Painter.sea_lake,
-)
+PAINTERS = (Painter.annual_crop, Painter.forest, Painter.herbaceous_vegetation, Painter.highway,
+            Painter.industrial, Painter.pasture, Painter.permanent_crop, Painter.residential, Painter.river,
+            Painter.sea_lake)
 
 
 def synthetic_tiles(n, seed=0):
     """Paint `n` tiles: ten classes in EuroSAT's order, as equally often as `n` allows.
 
-    n: an integer of at least 10. seed: an integer from 0 to 2**32 - 1. Others raise ValueError.
-    Returns (images, labels): images uint8 (n, 3, 64, 64) in 0..255, RGB; labels int64 (n,) in 0..9, sorted.
-    Each tile has a random stream of its own, made of seed, class and number in the class: a larger n
-    adds tiles to each class and changes none. The same n and seed give the same bytes on every machine.
+    Returns images uint8 (n, 3, 64, 64), RGB, and labels int64 (n,) in 0..9, sorted. Each tile has a random
+    stream of its own, made of seed (0 to 2**32 - 1), class and number in its class: a larger n changes none.
     """
-    if not isinstance(n, (int, np.integer)) or n > arguments.MOST:
-        raise ValueError(f"n={n!r} is not an integer of at most {arguments.MOST:,}; choose a whole number, such as n=1000")
-    if n < 10:
-        raise ValueError(f"n={n} is too few for ten classes; choose n=10 or more")
-    if not isinstance(seed, (int, np.integer)) or not 0 <= seed < 2**32:
-        raise ValueError(f"seed={seed!r} is no integer from 0 to {2**32 - 1}; choose one, such as seed=0")
-    images, labels = np.empty((n, 3, SIZE, SIZE), np.uint8), np.sort(np.arange(n, dtype=np.int64) % 10)
-    painter, number = Painter(np.random.RandomState()), [0] * 10
-    for image, label in zip(images, labels.tolist(), strict=True):
-        painter.random.seed([int(seed), label, number[label]])
-        image[:] = painter.photograph(PAINTERS[label](painter))
-        number[label] += 1
+    labels = np.sort(np.arange(n, dtype=np.int64) % 10)
+    images, painter = np.empty((n, 3, SIZE, SIZE), np.uint8), Painter()
+    for i, label in enumerate(labels):
+        painter.seed([seed, label, i - labels.searchsorted(label)])
+        images[i] = painter.photograph(PAINTERS[label](painter))
     return images, labels
