@@ -9,8 +9,9 @@ import shutil
 import tempfile
 from pathlib import Path
 
-# Before torch is imported, here, in the workers of pytest-xdist and in the kernels of the notebooks: two processes
-# with two threads each on two cores slow each other down many times over, and the reader's own cache is left alone.
+# Before torch is imported, here, in the workers of pytest-xdist and in the kernels of the notebooks: two
+# processes with two threads each on two cores slow each other down many times over, and the reader's own
+# cache is left alone.
 if "VIT_TEST_CACHE" not in os.environ:
     os.environ["VIT_TEST_CACHE"] = os.environ["VIT_CACHE"] = tempfile.mkdtemp(prefix="vit-tests-")
     os.environ["VIT_TEST_EUROSAT"] = str(Path(os.environ.pop("EUROSAT_ROOT", "")).resolve())
@@ -35,11 +36,15 @@ def pytest_collectstart(collector):
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item):
-    """A cell that runs out of time fails. nbval interrupts it and compares what it printed, and a training takes that
-    for a reader's Ctrl-C: it ends in peace, and the cell would pass."""
+    """A cell that runs out of time fails.
+
+    nbval interrupts it and compares what it printed, and a training takes that for a reader's Ctrl-C: it ends
+    in peace, and the cell would pass.
+    """
     result = yield
     if getattr(item.parent, "timed_out", False):
-        pytest.fail(f"the cell did not end within {item.config.option.nbval_cell_timeout:.0f} s", pytrace=False)
+        seconds = item.config.option.nbval_cell_timeout
+        pytest.fail(f"the cell did not end within {seconds:.0f} s", pytrace=False)
     return result
 
 

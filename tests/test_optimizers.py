@@ -20,11 +20,11 @@ def test_muon_takes_the_steps_of_pytorchs_up_to_rounding_and_goes_on_from_its_st
         for p, q in zip(ours, theirs, strict=True):
             p.grad = torch.randn_like(p) * torch.rand(p.shape[1])
             q.grad = p.grad.clone()
-        if step == 10:                                   # as from a checkpoint that was written with PyTorch's
+        if step == 10:  # as from a checkpoint that was written with PyTorch's
             muon.load_state_dict(copy.deepcopy(reference.state_dict()))
         muon.step()
         reference.step()
-    torch.testing.assert_close(ours, theirs, atol=2e-3, rtol=0)              # a bfloat16 has 8 bits
+    torch.testing.assert_close(ours, theirs, atol=2e-3, rtol=0)  # a bfloat16 has 8 bits
     if fast:
         torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=0)
 
@@ -39,8 +39,12 @@ def test_orthogonalized_is_near_the_orthogonal_factor_of_the_svd():
         large = torch.linalg.svdvals(matrices) > 0.02 * matrices.norm(dim=(1, 2))[:, None]
         assert values[large].min() > 0.6 and values.max() < 1.25
         # The singular vectors stay: U^T found V is diagonal, with the new values.
-        torch.testing.assert_close((U.mT @ found @ Vt.mT).diagonal(dim1=1, dim2=2).sort(descending=True)[0], values,
-                                   atol=0.05, rtol=0)
+        torch.testing.assert_close(
+            (U.mT @ found @ Vt.mT).diagonal(dim1=1, dim2=2).sort(descending=True)[0],
+            values,
+            atol=0.05,
+            rtol=0,
+        )
 
 
 def test_the_good_recipe_gives_muon_the_matrices_of_the_blocks_and_adamw_the_rest():
@@ -48,8 +52,12 @@ def test_the_good_recipe_gives_muon_the_matrices_of_the_blocks_and_adamw_the_res
     names = {id(p): name for name, p in model.named_parameters()}
     muon, adamw = recipes.make_optimizers(model, GOOD)
     assert isinstance(muon, recipes.Muon) and isinstance(adamw, torch.optim.AdamW)
-    matrices, others, vectors = ([names[id(p)] for p in g["params"]] for g in (*muon.param_groups, *adamw.param_groups))
-    assert len(matrices) == 4 * 4 and all(name.startswith("blocks.") and name.endswith("weight") for name in matrices)
+    matrices, others, vectors = (
+        [names[id(p)] for p in g["params"]] for g in (*muon.param_groups, *adamw.param_groups)
+    )
+    assert len(matrices) == 4 * 4 and all(
+        name.startswith("blocks.") and name.endswith("weight") for name in matrices
+    )
     assert sorted((*matrices, *others, *vectors)) == sorted(names.values())
     decayed, not_decayed = adamw.param_groups
     if decayed["weight_decay"] == 0:
@@ -60,7 +68,12 @@ def test_the_good_recipe_gives_muon_the_matrices_of_the_blocks_and_adamw_the_res
 def test_lower_layers_learn_more_slowly_when_fine_tuning_and_frozen_ones_not_at_all():
     model = VisionTransformer(depth=3, **FINETUNE.model)
     model.patch_embed.requires_grad_(False)
-    rates = {id(p): g["lr"] for o in recipes.make_optimizers(model, FINETUNE) for g in o.param_groups for p in g["params"]}
+    rates = {
+        id(p): g["lr"]
+        for o in recipes.make_optimizers(model, FINETUNE)
+        for g in o.param_groups
+        for p in g["params"]
+    }
     blocks = [rates[id(block.attn.qkv.weight)] / FINETUNE.muon_learning_rate for block in model.blocks]
     assert blocks == pytest.approx([0.75**3, 0.75**2, 0.75])
     assert rates[id(model.head.weight)] == FINETUNE.learning_rate

@@ -11,7 +11,10 @@ from torchvision.models.feature_extraction import create_feature_extractor
 from vit_helpers import VisionTransformer
 
 pytestmark = [pytest.mark.release, pytest.mark.filterwarnings("ignore")]
-KINDS = {"cls, learned": {"pool": "cls", "positions": "learned"}, "mean, sincos": {"pool": "mean", "positions": "sincos"}}
+KINDS = {
+    "cls, learned": {"pool": "cls", "positions": "learned"},
+    "mean, sincos": {"pool": "mean", "positions": "sincos"},
+}
 IMAGES = torch.randn(5, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
 
@@ -69,7 +72,9 @@ def test_symbolic_trace(model):
 
 
 def test_feature_extractor(model):
-    features = create_feature_extractor(model, return_nodes={"blocks.0.mlp.drop_1": "first", "norm": "tokens"})
+    features = create_feature_extractor(
+        model, return_nodes={"blocks.0.mlp.drop_1": "first", "norm": "tokens"}
+    )
     found = features(IMAGES)
     torch.testing.assert_close(found["tokens"], model.forward_features(IMAGES), atol=2e-5, rtol=1e-4)
 
@@ -81,7 +86,9 @@ def test_deep_copies_hooks_and_functional_calls(model):
     assert seen == [torch.Size([5, 16 + (model.pool == "cls"), 32])]
     weights = dict(model.named_parameters())
     close(torch.func.functional_call(model, weights, (IMAGES,)).detach(), model)
-    gradient = torch.func.grad(lambda w: torch.func.functional_call(model, w, (IMAGES,)).square().sum())(weights)
+    gradient = torch.func.grad(lambda w: torch.func.functional_call(model, w, (IMAGES,)).square().sum())(
+        weights
+    )
     assert gradient["head.weight"].abs().sum() > 0
     per_image = torch.func.vmap(lambda image: model(image[None])[0])(IMAGES)
     close(per_image.detach(), model)

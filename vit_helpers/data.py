@@ -77,8 +77,9 @@ class Tiles(torch.utils.data.Dataset):
         return self.base.index_select(0, numbers if self.index is None else self.index[numbers])
 
     def select(self, numbers):
-        """The tiles with these numbers (int64 (M,) or a list), as new Tiles that share the images."""
-        numbers = torch.as_tensor(numbers, dtype=torch.long)
+        """The tiles with these numbers, int64 (M,), or of a mask, bool (N,). The images are shared."""
+        numbers = torch.as_tensor(numbers)
+        numbers = numbers.nonzero()[:, 0] if numbers.dtype == torch.bool else numbers.long()
         rows = numbers.to(self.base.device)
         return Tiles(self.base, self.labels[numbers.to(self.labels.device)], self.classes, self.source,
                      rows if self.index is None else self.index[rows])
@@ -126,7 +127,7 @@ class Tiles(torch.utils.data.Dataset):
         """Pictures of your own, a folder for each class (as in ImageFolder), as Tiles of `size` pixels.
 
         Each picture gives one tile, its middle square. All are decoded once into one array in the cache,
-        which is memory-mapped from then on. Raises FileNotFoundError for no folder or no pictures, ValueError
+        which is memory-mapped from then on. Raises FileNotFoundError for no folder or no pictures, OSError
         for damaged ones.
         """
         from torchvision.datasets import ImageFolder  # here, so that importing the package stays quick

@@ -20,7 +20,7 @@ def process_group():
     import_module("torch.distributed.nn.functional")
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))         # from now on "cuda" means this one
-    # torchrun keeps one store for all restarts; in a part of its own no worker finds the addresses of dead ones.
+    # torchrun keeps one store for all its restarts, with the addresses of dead workers in it.
     store, number, count = next(distributed.rendezvous("env://"))
     store = distributed.PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
     backend = "nccl" if torch.cuda.is_available() else "gloo"

@@ -4,6 +4,7 @@ import hashlib
 import io
 import os
 import shutil
+import tempfile
 import warnings
 import zipfile
 from pathlib import Path, PurePosixPath
@@ -66,9 +67,12 @@ def fetch():
     """The archive, downloaded into the cache folder unless it is there, and checked."""
     import pooch  # here: few need it
 
+    pooch.get_logger().setLevel("WARNING")               # it would write to stderr
     try:                                                 # ten seconds without a byte are a no
-        loader = pooch.HTTPDownloader(timeout=10, progressbar=Progress(unit="B", unit_scale=True))
-        return Path(pooch.retrieve(ADDRESS, f"md5:{MD5}", "EuroSAT.zip", cache_folder(), downloader=loader))
+        with Progress(total=1, unit="B", unit_scale=True, delay=1) as bar:
+            loader = pooch.HTTPDownloader(timeout=10, progressbar=bar)
+            file = pooch.retrieve(ADDRESS, f"md5:{MD5}", "EuroSAT.zip", cache_folder(), downloader=loader)
+        return Path(file)
     except Exception as problem:                         # requests and pooch each raise their own
         raise OSError(f"the download failed: {problem}; try again later, or set EUROSAT_ROOT to a folder "
                       "with EuroSAT.zip") from problem
@@ -90,7 +94,8 @@ def readers(place):
             raise OSError(f"{place} is not a whole zip archive ({problem}), perhaps a download that was cut "
                           "off; delete it and fetch it again (95.7 MB)") from problem
         names, read = archive.namelist(), archive.read   # into memory: nothing is unpacked by its path
-    names = sorted((n for n in names if n.endswith(".jpg")), key=lambda n: (PurePosixPath(n).parent.name, n))
+    names = [n for n in names if n.endswith(".jpg") and PurePosixPath(n).parent.name in CLASSES]
+    names.sort(key=lambda name: (PurePosixPath(name).parent.name, name))
     for kind, count in zip(CLASSES, COUNTS, strict=True):
         found = sum(PurePosixPath(name).parent.name == kind for name in names)
         if found != count:
@@ -126,8 +131,10 @@ def decoded(cached, names, decode, size):
         return images
     try:
         cached.parent.mkdir(parents=True, exist_ok=True)
-        free = shutil.disk_usage(cached.parent).free if os.access(cached.parent, os.W_OK) else 0
-        room = free > 1.1 * np.prod(shape)
+        room = shutil.disk_usage(cached.parent).free > 1.1 * np.prod(shape)
+        with tempfile.TemporaryFile(dir=cached.parent) as probe:
+            if room and hasattr(os, "posix_fallocate"):  # a mapped file that finds no room kills Python
+                os.posix_fallocate(probe.fileno(), 0, int(np.prod(shape)))
     except OSError:
         room = False
     if not room:

@@ -125,7 +125,7 @@ def fit(model, train, test=None, *, epochs, recipe=GOOD, seed=0, device=None, ch
             load_checkpoint(checkpoint, **run)
         here = torch.tensor(float(len(history)), device=device)
         if all_reduce_sum(here).item() != len(history) * world_size():
-            raise ValueError(f"{checkpoint} is there for some processes only; use a disk that all machines see")
+            raise ValueError(f"only some processes find {checkpoint}; use a disk that all machines see")
         parallel = data_parallel(model)
         bar = Progress(total=total, initial=len(history) * steps, unit=" steps", disable=rank() > 0)
         try:

@@ -1,4 +1,4 @@
-"""The plain program that many tutorials teach, written anew as a baseline: images are decoded anew in every epoch."""
+"""The plain program that many tutorials teach, as a baseline: it decodes its images anew in every epoch."""
 
 from time import perf_counter
 
@@ -10,9 +10,10 @@ from torchvision.datasets import EuroSAT
 
 
 class PlainViT(nn.Module):
-    """Post-norm `nn.TransformerEncoder`, CLS token, random learned positions: images (B, 3, 64, 64) -> logits (B, 10)."""
+    """Post-norm `nn.TransformerEncoder`, CLS token, random positions: (B, 3, 64, 64) -> logits (B, 10)."""
 
-    def __init__(self, img_size=64, patch_size=8, num_classes=10, embed_dim=128, depth=4, num_heads=4, mlp_dim=256):
+    def __init__(self, img_size=64, patch_size=8, num_classes=10, embed_dim=128, depth=4, num_heads=4,
+                 mlp_dim=256):
         super().__init__()
         self.patch_embed = nn.Conv2d(3, embed_dim, kernel_size=patch_size, stride=patch_size)
         self.cls_token = nn.Parameter(torch.randn(1, 1, embed_dim))
@@ -28,9 +29,9 @@ class PlainViT(nn.Module):
 
 
 def train_plain(root, train_index, test_index, epochs=5, seed=0, device="cpu"):
-    """Train PlainViT on the JPEG files under `root`, Adam 1e-3, batches of 64; yield (seconds so far, test accuracy).
+    """Train PlainViT on the JPEG files in `root`, Adam 1e-3, batches of 64; yield (seconds, test accuracy).
 
-    The clock runs from the opening of the folder and stands still during the tests. `train_index` and `test_index`
+    The clock starts when the folder is opened and is stopped during the tests. `train_index` and `test_index`
     are positions in torchvision's EuroSAT, lists of int.
     """
     clock = -perf_counter()

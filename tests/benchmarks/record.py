@@ -1,28 +1,44 @@
-"""Measured results are kept in one small file, vit_helpers/measured.json, each with the command that makes it again."""
+"""Measurements live in two small JSON files, each with the command that makes it again, date and machine.
 
+What lessons plot is in vit_helpers/measured.json, in the package; the rest in measurements.json.
+"""
+
+import argparse
 import json
 import os
 import platform
 import shlex
 import sys
+from datetime import date
 from pathlib import Path
 
 import torch
 
 from vit_helpers import has_fast_bf16, pick_device
 from vit_helpers.pretrained import MEASURED
-from vit_helpers.runtime import written_whole
+from vit_helpers.runtime import atomic_write
+
+OTHERS = Path(__file__).with_name("measurements.json")
+IN_LESSONS = ("learning_rate", "walk", "patch_size", "positions", "optimizers", "images", "race",
+              "best-eurosat")
+
+
+def make_parser(description):
+    """A parser of command lines that shows `description`, a module's docstring, as it is written."""
+    form = argparse.RawDescriptionHelpFormatter
+    return argparse.ArgumentParser(description=description, formatter_class=form)
 
 
 def machine(device=None):
     """What the numbers depend on besides the code, as a dict."""
     device = pick_device(device)
-    facts = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines() if Path("/proc/cpuinfo").exists() else []
-    names = [line.split(":", 1)[1].strip() for line in facts if line.startswith("model name")]
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
-    return dict(cpu=names[0] if names else platform.processor() or platform.machine(), cores=os.cpu_count(),
-                threads=torch.get_num_threads(), torch=torch.__version__, device=gpu or str(device),
-                fast_bf16=has_fast_bf16(device))
+    return {"cpu": names[0] if names else platform.processor() or platform.machine(), "cores": os.cpu_count(),
+            "threads": torch.get_num_threads(), "torch": torch.__version__, "device": gpu or str(device),
+            "fast_bf16": has_fast_bf16(device)}
 
 
 def peak_memory(device):
@@ -34,14 +50,14 @@ def peak_memory(device):
         return peak
     import resource
 
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss       # bytes on macOS
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss        # bytes on macOS
 
 
 def peak_memory_of(process):
-    """The most bytes that a running process, by its number, has held in memory so far; None where Linux does not tell.
+    """The most bytes that a running process, by number, has held so far; None where Linux does not tell.
 
-    Not getrusage: on Linux its ru_maxrss lives on through fork and exec, so a small child of a benchmark would report the
-    peak of its parent, which has trained four models.
+    Not getrusage: on Linux its ru_maxrss survives fork and exec, so a small child of a benchmark would report
+    the peak of its parent, which has trained four models.
     """
     status = Path(f"/proc/{process}/status")
     if not status.exists():
@@ -50,17 +66,23 @@ def peak_memory_of(process):
     return int(line.split()[1]) * 1024
 
 
+def stored():
+    """All measurements of both files by name, a dict."""
+    parts = [json.loads(path.read_text(encoding="utf-8")) for path in (MEASURED, OTHERS)]
+    return {**parts[0], **parts[1]}
+
+
 def record(name, facts, path=None):
-    """Put `facts` (a dict that JSON can hold) under `name` into the file, with this command and machine beside them."""
-    path = Path(path or MEASURED)
+    """Store `facts` (a dict that JSON can hold) under `name`, beside this command, date and machine."""
+    path = Path(path or (MEASURED if name in IN_LESSONS else OTHERS))
     everything = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     words = list(sys.argv[1:])
-    for place in ("--out", "--folder"):              # where files went on this machine is of no use on another
+    for place in ("--out", "--folder"):              # a place on this machine means nothing elsewhere
         if place in words:
             at = words.index(place)
             del words[at:at + 2]
     words = [Path(word).name if Path(word).is_absolute() else word for word in words]
     command = shlex.join(["python", f"tests/benchmarks/{Path(sys.argv[0]).name}", *words])
-    everything[name] = {"command": command, "machine": machine(), **facts}
-    with written_whole(path) as temporary:
+    everything[name] = {"command": command, "date": date.today().isoformat(), "machine": machine(), **facts}
+    with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(everything, indent=1) + "\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The weights that lesson 16 ships, trained longer than a lesson may: a tile generator and a masked autoencoder.
+"""The weights that lesson 16 ships, trained longer than a lesson may: a generator and a masked autoencoder.
 
     python tests/benchmarks/shipped_heads.py generator [--steps 11000] [--out FOLDER]
     python tests/benchmarks/shipped_heads.py masked [--steps 8000] [--out FOLDER]
@@ -6,67 +6,73 @@
 Both see the training tiles of EuroSAT's 80/20 split, seed 0, only. Settings were fixed beforehand; one seed.
 """
 
-import argparse
+import math
 from dataclasses import asdict, replace
+from pathlib import Path
 from time import perf_counter
 
 import torch
+from record import make_parser
 
-from vit_helpers import GOOD, VisionTransformer, flip_and_transpose, learn, load_tiles, normalize
+from vit_helpers import GOOD, VisionTransformer, learn, load_tiles, normalize, random_dihedral
 from vit_helpers.heads import (
     DiffusionTransformer,
     MaskedAutoencoder,
     flow_matching_loss,
     masked_loss,
-    random_visible,
     save_head,
 )
+from vit_helpers.patches import random_patches
+from vit_helpers.pretrained import WEIGHTS
 
 LONG = replace(GOOD, warmup=0.03)
+STEPS = {"generator": 11_000, "masked": 8_000}
+
+
+def draw(tiles, random):
+    """A batch of 128 tiles in random orientations, normalized, and their labels."""
+    chosen = torch.randint(len(tiles), (128,), generator=random)
+    return normalize(random_dihedral(tiles.images[chosen], random)), tiles.labels[chosen]
 
 
 def generator(tiles):
-    encoder = VisionTransformer(32, 4, depth=6, **GOOD.model)
     tiles = tiles.resized(32)
 
     def loss_of(model, random):
-        chosen = torch.randint(len(tiles), (128,), generator=random)
-        images = normalize(flip_and_transpose(tiles.images[chosen], random))
-        return flow_matching_loss(model, images, tiles.labels[chosen], random)
+        images, labels = draw(tiles, random)
+        return flow_matching_loss(model, images, labels, random)
 
-    return DiffusionTransformer(encoder), loss_of
+    return DiffusionTransformer(VisionTransformer(32, 4, depth=6, **GOOD.model)), loss_of
 
 
 def masked(tiles):
-    encoder = VisionTransformer(**GOOD.model)
-
     def loss_of(model, random):
-        chosen = torch.randint(len(tiles), (128,), generator=random)
-        images = normalize(flip_and_transpose(tiles.images[chosen], random))
-        visible = random_visible(images, model.encoder.grid, generator=random)
+        images, _ = draw(tiles, random)
+        visible = random_patches(len(images), math.prod(model.encoder.grid), 0.25, random)
         return masked_loss(model(images, visible), images, visible, 8)
 
-    return MaskedAutoencoder(encoder), loss_of
+    return MaskedAutoencoder(VisionTransformer(**GOOD.model)), loss_of
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("which", choices=("generator", "masked"))
+    parser = make_parser(__doc__)
+    parser.add_argument("which", choices=STEPS)
     parser.add_argument("--source", default="eurosat", choices=("eurosat", "synthetic"))
     parser.add_argument("--steps", type=int, help="of 128 tiles each")
-    parser.add_argument("--out", help="another folder than the package's")
+    parser.add_argument("--out", type=Path, default=WEIGHTS / "heads", help="default: the package")
     args = parser.parse_args()
     tiles, _ = load_tiles(args.source).split(test_fraction=0.2, seed=0)
     torch.manual_seed(0)
     model, loss_of = {"generator": generator, "masked": masked}[args.which](tiles)
-    steps = args.steps or {"generator": 11_000, "masked": 8_000}[args.which]
+    steps = args.steps or STEPS[args.which]
     started = perf_counter()
-    losses = learn(model, loss_of, steps=steps, recipe=LONG)
-    facts = {"data": f"{len(tiles):,} training tiles of {tiles.source}, split 80/20 with seed 0", "seed": 0, "steps": steps,
-             "batch_size": 128, "seconds": round(perf_counter() - started), "threads": torch.get_num_threads(),
-             "loss": round(sum(losses[-100:]) / len(losses[-100:]), 5), "recipe": asdict(LONG),
+    losses = learn(model, loss_of, steps=steps, recipe=LONG)[-100:]
+    facts = {"data": f"{len(tiles):,} training tiles of {tiles.source}, split 80/20 with seed 0", "seed": 0,
+             "steps": steps, "batch_size": 128, "seconds": round(perf_counter() - started),
+             "threads": torch.get_num_threads(), "loss": round(sum(losses) / len(losses), 5),
+             "recipe": asdict(LONG),
              "command": f"python tests/benchmarks/shipped_heads.py {args.which} --steps {steps}"}
-    save_head(args.which, model, facts, **({"folder": args.out} if args.out else {}))
+    save_head(args.which, model, facts, folder=args.out)
     print(facts)
 
 
