@@ -135,7 +135,7 @@ def test_a_head_is_saved_and_loaded(tmp_path):
         load_head("painter")
 
 
-def test_the_shipped_generator_paints_what_is_asked_for():
+def test_the_shipped_generator_paints_what_is_asked_for(full):
     model, _ = load_head("generator")
     lake, town, forest, works = generate(model, [9, 9, 7, 7, 1, 1, 4, 4], 2.0, 6, seeded()).split(2)
     assert lake.std(dim=(2, 3)).mean() < 0.5 * town.std(dim=(2, 3)).mean()   # water is even, houses are not

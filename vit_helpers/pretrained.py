@@ -5,7 +5,7 @@ import io
 import json
 import re
 import socket
-from contextlib import ExitStack, redirect_stderr
+from contextlib import ExitStack, redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import torch
@@ -110,7 +110,7 @@ def load_published(name="vit_b_16"):
     weights, before = models.get_model_weights(name).DEFAULT, socket.getdefaulttimeout()
     socket.setdefaulttimeout(10)                         # torch.hub sets none
     try:
-        with redirect_stderr(io.StringIO()):             # torch.hub would name a folder of this machine
+        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):    # names folders
             state = weights.get_state_dict(progress=False, check_hash=True)
     except Exception as problem:                         # urllib, ssl and torch.hub each raise their own
         raise OSError(f"the weights of {name} could not be downloaded ({problem})") from problem
