@@ -55,10 +55,7 @@ class MLP(nn.Module):
 
 
 class EncoderBlock(nn.Module):
-    """One pre-norm encoder layer: (B, N, D) -> (B, N, D).
-
-    Equal to `torch.nn.TransformerEncoderLayer(norm_first=True, activation="gelu")` with the same weights.
-    """
+    """(B, N, D) -> (B, N, D): torch.nn.TransformerEncoderLayer(norm_first=True, activation="gelu")."""
 
     def __init__(self, embed_dim=128, num_heads=4, mlp_dim=256, dropout=0.0):
         super().__init__()
