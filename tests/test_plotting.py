@@ -86,28 +86,37 @@ def test_predictions_show_the_three_most_probable_classes():
 
 def test_stages_show_what_the_model_does_to_one_tile():
     x, shares = torch.rand(4, 12), torch.arange(10) / 45
-    axes, alt = read(plotting.stages(IMAGES[0], 8, x + 1, x, CELLS[0], shares, CLASSES, "Tiles"))
+    weights = torch.eye(4) / 2 + 0.125
+    axes, alt = read(plotting.stages(IMAGES[0], 8, x + 1, x, weights, shares, CLASSES, "Tiles"))
     assert np.array_equal(pixels(axes[1])[9:17, :8], pixels(axes[0])[8:, :8])            # the third patch
-    assert np.array_equal(pixels(axes[3]), x) and np.array_equal(pixels(axes[4]), CELLS[0])
+    assert np.array_equal(pixels(axes[3]), x) and np.array_equal(pixels(axes[4]), 4 * weights)
+    assert axes[4].images[0].get_clim() == (0, 4) and plotting.UNIFORM in alt
     assert axes[5].patches[9].get_width() == pytest.approx(0.2) and f"{CLASSES[9]} (20%)" in alt
 
 
-def test_cell_maps_share_one_scale_and_attention_darkens_where_little_is_taken_from():
+def test_cell_maps_share_one_scale_and_attention_is_drawn_in_multiples_of_the_uniform_share():
     (*axes, _), _ = read(plotting.cell_maps(CELLS, ["a", "b"], "Tiles", mark=[(0, 1), (1, 0)]))
     for axis, values, corner in zip(axes, CELLS, [(0.5, 0), (0, 0.5)], strict=True):
         assert np.array_equal(pixels(axis), values) and axis.images[0].get_clim() == (-1, 3)
         assert corners(axis) == [corner] and axis.images[0].get_interpolation() == "nearest"
-    (tile, seen), _ = read(plotting.attention_on_image(IMAGES[0] | 255, CELLS[:1], (0, 1), "Tiles"))
-    light = pixels(seen)[4::8, 4::8, 0].ravel()          # the middle of each of the four cells
-    assert (pixels(tile) == 255).all() and 0 < light[0] < light[1] < light[2] < light[3] == 255
-    assert (pixels(seen)[:8, :8] == light[0]).all() and corners(tile) == corners(seen) == [(0.5, 0)]
+    shares = CELLS[:1] + 0.075                                       # the four cells sum to 1
+    (tile, cells, bar), alt = read(plotting.attention_on_image(IMAGES[0], shares, (0, 1), "Tiles"))
+    assert np.array_equal(pixels(tile), plotting.as_pixels(IMAGES[0]))                   # not dimmed
+    assert pixels(cells) == pytest.approx(4 * shares[0].numpy()) and cells.images[0].get_clim() == (0, 4)
+    assert corners(tile) == corners(cells) == [(0.5, 0)] and bar.get_ylabel() == plotting.UNIFORM
+    assert cells.get_title() == "head 0\nup to 1.9 times" and "row 0, column 1" in alt and "up to 1.9" in alt
+    (_, _, bar), _ = read(plotting.attention_on_image(IMAGES[0], CELLS[:1], (0, 1), "Tiles"))    # sum: 0.7
+    assert bar.get_ylim() == pytest.approx((0, 0.4)) and not bar.get_ylabel()
 
 
-def test_maps_lie_over_the_tile_and_a_projection_frames_the_extremes():
-    axes, alt = read(plotting.maps_on_images(IMAGES[:2] | 255, {"flow": CELLS}, ["a", "b"], "Tiles"))
-    smallest, largest = pixels(axes[1])[0, 0].tolist(), pixels(axes[1])[15, 15].tolist()
-    assert smallest[2] > smallest[0] and largest[0] > largest[2] > 102 and corners(axes[1]) == [(0.5, 0.5)]
-    assert axes[3].get_title() == "flow\n-1 to 3" and alt.endswith("b, flow: largest in row 0, column 0")
+def test_the_maps_of_a_name_share_a_scale_beside_the_tiles_and_a_projection_frames_the_extremes():
+    maps = {"scores": CELLS, "flow": CELLS.clamp(min=0) / CELLS.clamp(min=0).sum(dim=(1, 2), keepdim=True)}
+    axes, alt = read(plotting.maps_on_images(IMAGES[:2], maps, ["a", "b"], "Tiles"))
+    assert np.array_equal(pixels(axes[3]), plotting.as_pixels(IMAGES[1])) and axes[3].get_title() == "b"
+    assert np.array_equal(pixels(axes[4]), CELLS[1]) and corners(axes[4]) == [(0, 0)]
+    assert [axis.images[0].get_clim() for axis in (axes[1], axes[4], axes[5])] == [(-1, 3), (-1, 3), (0, 4)]
+    assert pixels(axes[5]) == pytest.approx(4 * maps["flow"][1].numpy()) and axes[2].get_title() == "flow"
+    assert "scores, colors from -1 to 3, largest at row 1 column 1, row 0 column 0; flow: times the" in alt
     weights = torch.tensor([[[2.0, 0]], [[-2, 0]], [[0, 0]]])
     (tile, kernel, cells, _), alt = read(plotting.projection(IMAGES[0], weights, CELLS[1], "Tiles"))
     assert np.array_equal(pixels(cells), CELLS[1]) and pixels(kernel).tolist() == [[[255, 0, 128], [128] * 3]]
@@ -117,11 +126,12 @@ def test_maps_lie_over_the_tile_and_a_projection_frames_the_extremes():
 
 def test_explained_draws_the_evidence_for_the_class_it_names():
     known = predict(torch.arange(64 * 64 * 3).reshape(3, 64, 64).to(torch.uint8), "synthetic")
-    (_, cells, chart), alt = read(plotting.explained([("mine.png", known)], "Tiles"))
+    (_, cells, chart, bar), alt = read(plotting.explained([("mine.png", known)], "Tiles"))
     top = known.probabilities.argmax().item()
     peak = patch_evidence(known.model, normalize(known.image)[None])[0, :, top].argmax().item()
-    assert corners(cells) == [(peak % 8 / 8, peak // 8 / 8)] and alt == f"Tiles. mine.png: {known}"
+    assert corners(cells) == [(peak % 8 / 8, peak // 8 / 8)] and f"Tiles. mine.png: {known}. ev" in alt
     assert CLASSES[top] in cells.get_title() and CLASSES[top] in texts(chart)[0]
+    assert bar.get_xlim() == cells.images[0].get_clim() and bar.get_xlabel() == "evidence in logits"
 
 
 def test_curves_draw_each_line_with_its_own_color_and_dash():
@@ -140,10 +150,17 @@ def test_charts_draw_and_write_their_numbers():
     [axis], alt = read(plotting.bars(["Forest", "River"], torch.tensor([0.25, 1.0]), "Tiles", "accuracy"))
     assert [bar.get_width() for bar in axis.patches] == [0.25, 1] and texts(axis) == ["25.0%", "100.0%"]
     assert axis.yaxis_inverted() and alt.endswith("Forest 25.0%, River 100.0%")
+    assert [name.get_text() for name in axis.get_yticklabels()] == ["Forest", "River"]
     (axis, _), alt = read(plotting.heatmap(CELLS[1], "Tiles", rows="pq", columns="xy", numbers=".0f"))
     assert np.array_equal(pixels(axis), CELLS[1]) and texts(axis) == ["3", "2", "1", "-1"]
     assert axis.texts[0].get_color() == "black" and axis.texts[3].get_color() == "white"     # on yellow, blue
     assert axis.get_yticklabels()[1].get_text() == "q" and alt.endswith("to 3, largest in row 0, column 0.")
+    (axis, bar), alt = read(plotting.heatmap([[9, 2], [1, 8]], "Tiles", numbers=",d", diagonal=False))
+    assert axis.images[0].get_clim() == (1, 2) == bar.get_ylim() and texts(axis) == ["9", "2", "1", "8"]
+    assert axis.images[0].get_array().mask.tolist() == [[True, False], [False, True]] and "column 1." in alt
+    [axis], _ = read(plotting.bars("ab", [1, 20], "Tiles", points=[[0.5, 1.5], [20]], limit=30, log=True))
+    assert axis.get_xscale() == "log" and axis.get_xlim() == (0.5, 30)
+    assert axis.lines[0].get_xydata().tolist() == [[0.5, 0], [1.5, 0]]
     (curve, _), alt = read(plotting.reliability([0, 4], [np.nan, 0.75], [np.nan, 0.5], "Tiles"))
     assert curve.lines[1].get_xydata()[1].tolist() == [0.75, 0.5] and alt.endswith("m: 75% sure, 50% right")
     [axis], _ = read(plotting.scatter(range(20), range(0, 40, 2), torch.arange(20) % 10, CLASSES, "Tiles"))
@@ -159,6 +176,8 @@ def test_detections_draw_found_boxes_over_the_true_ones():
     assert [box.get_edgecolor() for box in (right, wrong)] == [to_rgba(color) for color in COLORS[:2]]
     assert right.get_linestyle() == "-" != wrong.get_linestyle() and right.get_height() == -0.5
     assert texts(axis) == ["b 90%", "c 40%"] and axis.get_title() == "0" and "2 true, 2 found, 1 right" in alt
+    [axis], alt = read(plotting.detections(IMAGES[:1], None, [truth], "abcd", "Tiles", 1))
+    assert texts(axis) == ["b", "d"] and len(axis.patches) == 4 and alt.endswith("boxes dashed: b, d.")
 
 
 def test_query_places_show_the_boxes_that_each_query_found():

@@ -129,7 +129,7 @@ def attention(image, maps, grid, cell=(4, 4)):
     def draw(block, head, temperature, row, column):
         chosen = list(range(heads)) if head == "all" else [head]
         shares = (logs[block, chosen, row * grid[1] + column] / temperature).softmax(dim=-1)     # (H, N)
-        labels = [f"head {h}: up to {share.max():.0%}" for h, share in zip(chosen, shares, strict=True)]
+        labels = [f"head {h}" for h in chosen]
         title = f"Block {block}, temperature {temperature:g}"
         return plotting.attention_on_image(image, shares.unflatten(1, grid), (row, column), title, labels)
 

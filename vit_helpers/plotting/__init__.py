@@ -1,6 +1,6 @@
 """Every picture of the course: functions that take arrays and return a Matplotlib figure with alt text."""
 
-from .base import COLORS, MAP, STYLES, Picture, as_pixels
+from .base import COLORS, MAP, STYLES, UNIFORM, Picture, as_pixels
 from .charts import bars, curves, heatmap, reliability, scatter
 from .maps import attention_on_image, cell_maps, explained, maps_on_images, projection
 from .scenes import detections, land_use, query_places, segmentations

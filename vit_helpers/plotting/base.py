@@ -7,10 +7,12 @@ import re
 import torch
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
 
 MAP = "cividis"                              # readable for every kind of color vision, and in gray
 COLORS = ("#00418d", "#d97b00", "#2a8f6d", "#a3297b", "#555555")
 STYLES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))      # never color alone
+UNIFORM = "times the uniform share 1/N"      # the unit of attention in every picture
 
 
 class Picture(Figure):
@@ -60,6 +62,27 @@ def show(axis, pixels, label="", interpolation="nearest", **options):
     axis.imshow(pixels, interpolation=interpolation, **options)
     axis.set(xticks=[], yticks=[])
     axis.set_title(re.sub("(?<=[a-z])(?=[A-Z])", "\n", str(label)), fontsize=8)      # Herbaceous, Vegetation
+
+
+def on_scale(maps, unit=""):
+    """Maps (M, rows, columns) as they are drawn: values, the two ends of their scale, its unit.
+
+    Attention, never negative and 1 in the sum of each map, is drawn in multiples of the uniform share 1/N and
+    always from 0 to 4: a scale stretched to what there is would make even uniform attention look structured.
+    """
+    maps = as_array(maps).astype(float)
+    low, high = maps.min(), maps.max()
+    if low < 0 or abs(maps.sum(axis=(1, 2)) - 1).max() > 1e-3:
+        return maps, (low, high), unit
+    return maps * maps[0].size, (0, 4), UNIFORM
+
+
+def color_bar(picture, image, unit, **place):
+    """The color bar of an image; attention beyond the end of its scale is shown by a pointed end."""
+    extend, ticks = ("max", range(5)) if unit == UNIFORM else ("neither", MaxNLocator(3))
+    bar = picture.colorbar(image, extend=extend, ticks=ticks, **place)
+    bar.set_label(unit, fontsize=8)
+    bar.ax.tick_params(labelsize=7)
 
 
 def frame(axis, left, top, right, bottom, **style):

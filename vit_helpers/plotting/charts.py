@@ -6,6 +6,17 @@ from matplotlib.ticker import LogLocator
 from .base import COLORS, MAP, STYLES, as_array, new_picture
 
 
+def log_axes(axis, logx, logy):
+    """Logarithmic axes with plain numbers: 100, 200, 500, 1,000 instead of powers that run together."""
+    for one, set_scale, log in ((axis.xaxis, axis.set_xscale, logx), (axis.yaxis, axis.set_yscale, logy)):
+        if log:
+            set_scale("log")
+            low, high = one.get_view_interval()
+            one.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 1000 * low else (1,)))
+            one.set_major_formatter("{x:,g}")
+            one.set_minor_formatter("")
+
+
 def curves(lines, x=None, title="", xlabel="", ylabel="", logx=False, logy=False, limits=None,
            size=(6.0, 3.2), marker=""):
     """Lines {name: values} or {name: (x, values)}, each with its own color and dash; nan leaves a gap."""
@@ -18,12 +29,8 @@ def curves(lines, x=None, title="", xlabel="", ylabel="", logx=False, logy=False
         axis.plot(range(1, len(values) + 1) if here is None else here, values, label=name, marker=marker)
         ends = f"from {values[0]:.3g} to {values[-1]:.3g}" if len(values) else "without values"
         facts.append(f"{name} {ends}")
-    axis.set(xscale="log" if logx else "linear", yscale="log" if logy else "linear")
+    log_axes(axis, logx, logy)
     axis.set(xlabel=xlabel, ylabel=ylabel, ylim=limits)
-    if logx:                     # 100, 200, 500, 1,000 instead of powers of ten that run into each other
-        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axis.xaxis.set_major_formatter("{x:,g}")
-        axis.xaxis.set_minor_formatter("")
     axis.grid(alpha=0.3)
     if len(lines) > 1:
         axis.legend(fontsize=8)
@@ -31,15 +38,25 @@ def curves(lines, x=None, title="", xlabel="", ylabel="", logx=False, logy=False
     return picture
 
 
-def bars(names, values, title="", xlabel="", numbers=".1%", limit=None):
-    """Horizontal bars, one for each name, their values written at the end; `limit` is where the axis ends."""
+def bars(names, values, title="", xlabel="", numbers=".1%", limit=None, points=None, log=False):
+    """Horizontal bars, one for each name, their values written at the end; `limit` is where the axis ends.
+
+    points: for each name the values that its bar is the mean of, drawn as dots. log: a logarithmic axis.
+    """
     values = as_array(values).tolist()
     written = [format(value, numbers) for value in values]
     picture, [[axis]] = new_picture(title, (6.0, 0.28 * len(values) + 1.0))
-    drawn = axis.barh(range(len(values)), values, color=COLORS[0])
-    axis.bar_label(drawn, written, fontsize=8, padding=2)
+    axis.barh(range(len(values)), values, color=COLORS[0], alpha=1 if points is None else 0.55)
+    points = [[]] * len(values) if points is None else points
+    for i, (value, words, some) in enumerate(zip(values, written, points, strict=True)):
+        axis.plot(some, [i] * len(some), "o", color="black", markersize=4, fillstyle="none")
+        beside = max([value, *some]), i
+        axis.annotate(words, beside, (4, 0), textcoords="offset points", va="center", fontsize=8)
     axis.set_yticks(range(len(values)), names, fontsize=8)
-    axis.set(xlabel=xlabel, xlim=(min(0, np.nanmin(values)), limit or np.nanmax(values) * 1.15 or 1))
+    start = np.nanmin(values) / 2 if log else min(0, np.nanmin(values))
+    end = np.nanmax(values) * (3 if log else 1.15) or 1
+    axis.set(xlabel=xlabel, xlim=(start, limit or end))
+    log_axes(axis, log, False)
     axis.invert_yaxis()
     facts = [f"{name} {value}" for name, value in zip(names, written, strict=True)]
     picture.alt += f"Bars of {xlabel}: {', '.join(facts)}"
@@ -47,26 +64,31 @@ def bars(names, values, title="", xlabel="", numbers=".1%", limit=None):
 
 
 def heatmap(values, title="", xlabel="", ylabel="", rows=None, columns=None, numbers=None, unit="",
-            limits=None, size=4.0):
-    """A matrix (R, C) as colored cells; `numbers` is a format such as ".2f", `unit` names the colors."""
+            limits=None, size=4.0, diagonal=True):
+    """A matrix (R, C) as colored cells; `numbers` is a format such as ".2f", `unit` names the colors.
+
+    diagonal=False leaves the diagonal white, so that the colors of a confusion matrix tell mistakes apart.
+    """
     values = as_array(values)
     R, C = values.shape
-    least, most = np.nanmin(values), np.nanmax(values)
+    colored = values if diagonal else np.where(np.eye(R, C, dtype=bool), np.nan, values)
+    least, most = np.nanmin(colored), np.nanmax(colored)
     low, high = limits or (least, most)
     ratio = min(max(R / C, 0.3), 1.5)
     picture, [[axis]] = new_picture(title, (size + 1.0, size * ratio + 0.9))
-    image = axis.imshow(values, MAP, vmin=low, vmax=high, aspect="auto" if ratio == 0.3 else "equal")
+    image = axis.imshow(colored, MAP, vmin=low, vmax=high, aspect="auto" if ratio == 0.3 else "equal")
     axis.set(xlabel=xlabel, ylabel=ylabel)
     if rows is not None:
         axis.set_yticks(range(R), rows, fontsize=8)
     if columns is not None:
         axis.set_xticks(range(C), columns, fontsize=8, rotation=90 if C > 6 else 0)
     for (r, c), value in np.ndenumerate(values) if numbers else ():
-        color = "white" if value < (low + high) / 2 else "black"
+        color = "white" if colored[r, c] < (low + high) / 2 else "black"             # nan: black on white
         axis.text(c, r, format(value, numbers), ha="center", va="center", fontsize=8, color=color)
     picture.colorbar(image, label=unit, shrink=0.8)
-    row, column = np.unravel_index(np.nanargmax(values), values.shape)
-    picture.alt += (f"Heat map of {R} x {C} cells, {unit or 'values'} from {least:.3g} to {most:.3g}, "
+    row, column = np.unravel_index(np.nanargmax(colored), values.shape)
+    cells = f"{R} x {C} cells" + ("" if diagonal else " without its diagonal")
+    picture.alt += (f"Heat map of {cells}, {unit or 'values'} from {least:.3g} to {most:.3g}, "
                     f"largest in row {row}, column {column}.")
     return picture
 
@@ -87,7 +109,7 @@ def reliability(count, confidence, accuracy, title=""):
     return picture
 
 
-def scatter(x, y, labels, classes, title="", xlabel="", ylabel=""):
+def scatter(x, y, labels, classes, title="", xlabel="", ylabel="", logx=False, logy=False):
     """Points (N,) by class, each of at most ten classes with its own marker."""
     x, y, labels = as_array(x), as_array(y), as_array(labels)
     assert labels.max() < len(classes), f"label {labels.max()} is beyond the {len(classes)} classes"
@@ -95,6 +117,7 @@ def scatter(x, y, labels, classes, title="", xlabel="", ylabel=""):
     for k, (name, marker) in enumerate(zip(classes, "osv^<>PXD*"[:len(classes)], strict=True)):
         axis.scatter(x[labels == k], y[labels == k], s=14, marker=marker, label=name, alpha=0.8)
     axis.set(xlabel=xlabel, ylabel=ylabel)
+    log_axes(axis, logx, logy)
     axis.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     picture.alt += f"Scatter of {len(x)} points in {len(classes)} classes, {ylabel} against {xlabel}."
     return picture

@@ -2,11 +2,10 @@
 
 import numpy as np
 import torch
-from matplotlib import colormaps
 
 from ..attention import patch_evidence
 from ..data import normalize
-from .base import COLORS, MAP, as_array, as_pixels, frame, new_picture, show
+from .base import COLORS, MAP, as_array, as_pixels, color_bar, frame, new_picture, on_scale, show
 from .tiles import three_bars
 
 
@@ -36,49 +35,52 @@ def cell_maps(maps, labels, title="", mark=None, unit="", columns=4, limits=None
 
 
 def attention_on_image(image, weights, query, title="", labels=None):
-    """An image (3, H, W), and M times through the attention (M, rows, columns) of its patch (row, column)."""
-    pixels, weights = as_pixels(image), as_array(weights)
-    M, R, C = weights.shape
+    """An image (3, H, W) and, beside it, M maps (M, rows, columns) of where its patch (row, column) looks."""
+    values, (low, high), unit = on_scale(weights)
+    M, R, C = values.shape
     labels = [f"head {h}" for h in range(M)] if labels is None else labels
-    picture, [axes] = new_picture(title, (1.9 * (M + 1), 2.5), columns=M + 1)
-    show(axes[0], pixels, "tile")
-    patch = np.ones((pixels.shape[0] // R, pixels.shape[1] // C))
-    for axis, values, label in zip(axes[1:], weights, labels, strict=True):
-        shade = np.kron(values / max(values.max(), 1e-12), patch)                        # (H, W)
-        show(axis, (pixels * (0.15 + 0.85 * shade[..., None])).astype(np.uint8), label)
+    picture, [axes] = new_picture(title, (1.75 * (M + 1) + 0.7, 2.5), columns=M + 1)
+    show(axes[0], as_pixels(image), "tile")
+    facts = []
+    for axis, cells, label in zip(axes[1:], values, labels, strict=True):
+        most = f"{cells.max():.1f} times" if unit else f"{cells.max():.3g}"
+        show(axis, cells, f"{label}\nup to {most}", cmap=MAP, vmin=low, vmax=high)
+        facts.append(f"{label} up to {most}")
     for axis in axes:
         frame_cell(axis, query, (R, C))
-    picture.alt += (f"A tile, and beside it {M} times the same tile with {R} x {C} cells darkened where "
-                    f"attention is low: {', '.join(labels)}")
+    color_bar(picture, axes[1].images[0], unit, ax=axes, shrink=0.8)
+    colors = f"{R} x {C} cells in colors from {low:.3g} to {high:.3g} {unit}"
+    picture.alt += (f"A tile, its patch in row {query[0]}, column {query[1]} framed, and beside it where that "
+                    f"looks: {colors}; {'; '.join(facts)}.")
     return picture
 
 
-def _map_on_image(axis, pixels, values, label):
-    """A map (rows, columns) over an image, from the smallest value, blue, to the largest, yellow, framed."""
-    values = as_array(values).astype(float)
-    low, high = values.min(), values.max()
-    patch = np.ones((pixels.shape[0] // values.shape[0], pixels.shape[1] // values.shape[1]))
-    shares = np.kron((values - low) / max(high - low, 1e-12), patch)                     # (H, W)
-    colors = colormaps[MAP](shares)[..., :3] * 255                                       # (H, W, 3)
-    blended = 0.4 * pixels.mean(axis=2, keepdims=True) + 0.6 * colors       # the tile shines through in gray
-    show(axis, blended.astype(np.uint8), f"{label}\n{low:.3g} to {high:.3g}")
-    peak = np.unravel_index(values.argmax(), values.shape)
-    frame_cell(axis, peak, values.shape)
-    return peak
+def _column_of_maps(picture, axes, maps, titles, unit):
+    """Maps (M, rows, columns) below each other, on one scale with a color bar, their largest cells framed."""
+    values, (low, high), unit = on_scale(maps, unit)
+    peaks = [np.unravel_index(cells.argmax(), cells.shape) for cells in values]
+    for axis, cells, peak, title in zip(axes, values, peaks, titles, strict=True):
+        show(axis, cells, title, cmap=MAP, vmin=low, vmax=high)
+        frame_cell(axis, peak, cells.shape)
+    color_bar(picture, axes[0].images[0], unit, ax=axes, location="bottom", shrink=0.9)
+    at = ", ".join(f"row {r} column {c}" for r, c in peaks)
+    return f"{unit}, colors from {low:.3g} to {high:.3g}, largest at {at}"
 
 
 def maps_on_images(images, maps, labels=None, title=""):
-    """Images (M, 3, H, W), one in each row, beside them `maps` {name: (M, rows, columns)} laid over them."""
+    """Images (M, 3, H, W), one in each row, and beside it `maps` {name: (M, rows, columns)} as cells.
+
+    The maps of a name are drawn on one scale; where they are attention, in multiples of the uniform share.
+    """
     n, across, facts = len(images), 1 + len(maps), []
-    labels = [""] * n if labels is None else labels
-    picture, axes = new_picture(title, (1.75 * across, 1.95 * n + 0.4), n, across)
-    for i, (row, image, label, *some) in enumerate(zip(axes, images, labels, *maps.values(), strict=True)):
-        pixels = as_pixels(image)
-        show(row[0], pixels, label)
-        for axis, name, values in zip(row[1:], maps, some, strict=True):
-            r, c = _map_on_image(axis, pixels, values, name)
-            facts.append(f"{label or f'image {i}'}, {name}: largest in row {r}, column {c}")
-    picture.alt += f"Tiles with maps laid over them as cells. {'; '.join(facts)}"
+    labels = [f"image {i}" for i in range(n)] if labels is None else labels
+    picture, axes = new_picture(title, (1.75 * across, 1.8 * n + 0.8), n, across)
+    for axis, image, label in zip(axes[:, 0], images, labels, strict=True):
+        show(axis, as_pixels(image), label)
+    for column, (name, some) in zip(axes.T[1:], maps.items(), strict=True):
+        told = _column_of_maps(picture, column, some, [name] + [""] * (n - 1), name)
+        facts.append(told if told.startswith(name) else f"{name}: {told}")
+    picture.alt += f"Tiles ({', '.join(labels)}) and beside each its maps as cells. {'; '.join(facts)}."
     return picture
 
 
@@ -105,14 +107,16 @@ def projection(image, weights, values, title=""):
 def explained(known, title=""):
     """For each (name, Prediction): its picture, what each patch says for the first class, three bars."""
     title = title or "Yellow cells are where the model reads the class most clearly"
-    picture, axes = new_picture(title, (7.5, 2.3 * len(known) + 0.4), len(known), 3)
-    for (tile, cells, chart), (name, found) in zip(axes, known, strict=True):
-        pixels, index = as_pixels(found.image), found.probabilities.argmax()
-        evidence = patch_evidence(found.model, normalize(found.image)[None])[0, :, index]        # (N,)
-        show(tile, pixels, name if len(name) < 32 else name[:29] + "...")
-        label = f"evidence for {found.classes[index]}"
-        _map_on_image(cells, pixels, evidence.unflatten(0, found.model.grid), label)
+    picture, axes = new_picture(title, (7.5, 2.3 * len(known) + 0.9), len(known), 3)
+    evidence, titles = [], []
+    for (tile, _, chart), (name, found) in zip(axes, known, strict=True):
+        index = found.probabilities.argmax()
+        for_class = patch_evidence(found.model, normalize(found.image)[None])[0, :, index]       # (N,)
+        evidence.append(for_class.unflatten(0, found.model.grid))
+        titles.append(f"evidence for {found.classes[index]}")
+        show(tile, as_pixels(found.image), name if len(name) < 32 else name[:29] + "...")
         three_bars(chart, found.probabilities, found.classes, COLORS[0] if found.usual else COLORS[4])
         chart.set_title("" if found.usual else "unlike the tiles it knows", fontsize=8)
-    picture.alt += "; ".join(f"{name}: {found}" for name, found in known)
+    told = _column_of_maps(picture, axes[:, 1], torch.stack(evidence), titles, "evidence in logits")
+    picture.alt += "; ".join(f"{name}: {found}" for name, found in known) + f". {told}."
     return picture

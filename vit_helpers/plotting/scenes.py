@@ -68,32 +68,43 @@ def land_use(picture_, masks, classes, title="", scale=3.2):
     return picture
 
 
+def _box(axis, box, color, words, **style):
+    """A frame around left, top, right, bottom, 0 to 1, and `words` on its upper edge."""
+    frame(axis, *box.tolist(), color=color, **style)
+    left, top = box[:2].clamp(0, 0.75).tolist()
+    if words:
+        axis.text(left, 1 - top, words, color="white", fontsize=6, va="bottom", transform=axis.transAxes,
+                  bbox={"color": color, "alpha": 0.85, "pad": 0.5})
+
+
 def detections(images, found, truth, classes, title="", columns=4, labels=None, names=True):
     """Images (n, 3, H, W) with found boxes, blue if right, else orange and dotted, over true ones, dashed.
 
-    found: for each image boxes (m, 4), 0 to 1, classes (m,), scores (m,). truth: boxes (k, 4), classes (k,).
-    Right is what overlaps a true box of its class by half.
+    found: for each image boxes (m, 4), 0 to 1, classes (m,), scores (m,); None draws the truth alone, named.
+    truth: boxes (k, 4), classes (k,). Right is what overlaps a true box of its class by half.
     """
     n, rows, facts = len(images), -(-len(images) // columns), []
     labels = [""] * n if labels is None else labels
+    short = [name if len(name) <= 11 else name[:9] + "…" for name in classes]
     picture, axes = new_picture(title, (3.1 * columns, 3.2 * rows + 0.4), rows, columns, used=0)
-    scenes = zip(axes.flat[:n], images, found, truth, labels, strict=True)
-    for axis, image, (boxes, kinds, scores), (true_boxes, true_kinds), label in scenes:
+    scenes = zip(axes.flat[:n], images, found or [None] * n, truth, labels, strict=True)
+    for axis, image, answer, (true_boxes, true_kinds), label in scenes:
         show(axis, as_pixels(image), label)
-        for box in true_boxes:
+        for box, kind in zip(true_boxes, true_kinds, strict=True):
             frame(axis, *box.tolist(), color="white", linewidth=3)
-            frame(axis, *box.tolist(), color="black", linewidth=1.5, linestyle=(0, (3, 3)))
+            words = short[kind] if names and answer is None else ""
+            _box(axis, box, "black", words, linewidth=1.5, linestyle=(0, (3, 3)))
+        if answer is None:
+            facts.append(", ".join(classes[kind] for kind in true_kinds))
+            continue
+        boxes, kinds, scores = answer
         hits = (box_iou(boxes, true_boxes) >= 0.5) & (kinds[:, None] == true_kinds)              # (m, k)
         for box, kind, score, right in zip(boxes, kinds, scores, hits.any(dim=1), strict=True):
-            color = COLORS[0] if right else COLORS[1]
-            frame(axis, *box.tolist(), color=color, linewidth=2, linestyle="-" if right else (0, (1, 1)))
-            if names:
-                name = classes[kind] if len(classes[kind]) <= 11 else classes[kind][:9] + "…"
-                left, top = box[:2].clamp(0, 0.75).tolist()
-                axis.text(left, 1 - top, f"{name} {score:.0%}", color="white", fontsize=6, va="bottom",
-                          transform=axis.transAxes, bbox={"color": color, "alpha": 0.85, "pad": 0.5})
+            color, line = (COLORS[0], "-") if right else (COLORS[1], (0, (1, 1)))
+            _box(axis, box, color, f"{short[kind]} {score:.0%}" if names else "", linewidth=2, linestyle=line)
         facts.append(f"{len(true_boxes)} true, {len(boxes)} found, {hits.any(dim=1).sum()} right")
-    picture.alt += f"{n} scenes with true boxes dashed and found boxes solid: {'; '.join(facts)}."
+    drawn = "true boxes dashed" + ("" if found is None else " and found boxes solid")
+    picture.alt += f"{n} scenes with {drawn}: {'; '.join(facts)}."
     return picture
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from ..patches import patch_grid
-from .base import COLORS, MAP, as_array, as_pixels, new_picture, show
+from .base import COLORS, MAP, as_array, as_pixels, color_bar, new_picture, on_scale, show
 
 
 def image_grid(images, labels=None, columns=10, title="", scale=1.0):
@@ -83,26 +83,30 @@ def three_bars(chart, probabilities, classes, color, hatch=""):
 
 def stages(image, patch_size, tokens, positions, weights, probabilities, classes, title=""):
     """The six stages of a ViT for one image: tokens, positions (N, D), weights (N, N), probabilities (K,)."""
-    picture, [[tile, cut, *matrices, chart]] = new_picture(title, (13, 2.9), columns=6)
+    picture, [[tile, cut, *axes, chart]] = new_picture(title, (13, 3.2), columns=6)
     pixels = as_pixels(image)
     show(tile, pixels, "1  image")
     gaps = np.pad(pixels, ((0, 1), (0, 1), (0, 0)), constant_values=255)
     for side in (0, 1):
         gaps = np.insert(gaps, np.arange(patch_size, pixels.shape[side], patch_size), 255, axis=side)
     show(cut, gaps, f"2  patches: {len(tokens)}")
-    named = {"3  patch embeddings": tokens, "4  positions": positions, "5  encoder: attention": weights}
-    for axis, (label, values) in zip(matrices, named.items(), strict=True):
-        values = as_array(values)
-        low, high = np.quantile(values, [0.02, 0.98])
+    numbers = [("3  patch embeddings", as_array(tokens)), ("4  positions", as_array(positions))]
+    matrices = [(label, values, np.quantile(values, [0.02, 0.98]), "", f"{values.shape[1]} numbers")
+                for label, values in numbers]
+    attention, ends, times = on_scale(as_array(weights)[:, None])                    # (N, 1, N)
+    matrices.append(("5  encoder: attention", attention[:, 0], ends, times, "tokens"))
+    for axis, (label, values, (low, high), unit, across) in zip(axes, matrices, strict=True):
         show(axis, values, label, interpolation=None, cmap=MAP, aspect="auto", vmin=low, vmax=high)
-        N, D = values.shape
-        axis.set(xlabel="tokens" if D == N else f"{D} numbers", ylabel=f"{N} tokens")
+        axis.set_xlabel(across, fontsize=8)
+        axis.set_ylabel(f"{len(values)} tokens", fontsize=8)
+        color_bar(picture, axis.images[0], unit, ax=axis, location="bottom")
     chart.barh(classes, probabilities.tolist(), color=COLORS[0])
     chart.invert_yaxis()
     chart.tick_params(labelsize=7)
     chart.set_title("6  head: probabilities", fontsize=8)
     chart.set(xlim=(0, 1))
     picture.alt += ("Six panels: a tile; the tile cut into patches; its tokens as a matrix; the positions as "
-                    "a matrix; the attention of each token to each as a matrix; bars of probability, the "
-                    f"longest for {classes[probabilities.argmax()]} ({probabilities.max():.0%}).")
+                    "a matrix; the attention of each token to each as a matrix, in colors from "
+                    f"{ends[0]:.3g} to {ends[1]:.3g} {times}; bars of probability, the longest for "
+                    f"{classes[probabilities.argmax()]} ({probabilities.max():.0%}).")
     return picture
