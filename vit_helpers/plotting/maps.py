@@ -50,7 +50,7 @@ def attention_on_image(image, weights, query, title="", labels=None):
         frame_cell(axis, query, (R, C))
     color_bar(picture, axes[1].images[0], unit, ax=axes, shrink=0.8)
     colors = f"{R} x {C} cells in colors from {low:.3g} to {high:.3g} {unit}"
-    picture.alt += (f"A tile, its patch in row {query[0]}, column {query[1]} framed, and beside it where that "
+    picture.alt += (f"A tile, its patch in row {query[0]}, column {query[1]} framed; beside it where that "
                     f"looks: {colors}; {'; '.join(facts)}.")
     return picture
 
