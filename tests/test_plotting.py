@@ -195,6 +195,36 @@ def test_regions_are_drawn_with_their_names_and_agreement_is_told():
     assert len({scenes.short_name(name) for name in CLASSES}) == 10
 
 
+def test_drawings_write_the_shapes_that_follow_from_their_numbers():
+    options = dict(embed_dim=192, pool="cls", image=IMAGES[0], title="Tiles")
+    [axis], alt = read(plotting.block_diagram((32, 64), 16, **options))
+    assert "2  patches: 8 x 768. 3  embeddings: 8 x 192. 4  positions: 9 x 192" in alt
+    assert {"keep the\nCLS token", "times a matrix\n768 x 192"} <= set(texts(axis))
+    [axis], alt = read(plotting.attention_flow(4, 6, 2, "Tiles"))
+    assert "Q: 4 x 3" in alt and "weights: 4 x 4" in alt
+    assert "divide by √3,\nsoftmax of each row" in texts(axis)
+    assert "x + MLP(norm(x))" in read(plotting.residual_stream(title="Tiles"))[1]
+    assert "norm(x + MLP(x))" in read(plotting.residual_stream(pre_norm=False, title="Tiles"))[1]
+
+
+def test_drawings_of_axes_and_cells_end_as_the_tensors_do():
+    image = torch.arange(24).reshape(4, 6)
+    axes, pairs = dict(row=2, y=2, column=3, x=2), [["row", "y"], ["column", "x"]]
+    merge = [["row", "column"], ["y", "x"]]
+    _, alt = read(plotting.axes_boxes(axes, ["row", "column", "y", "x"], pairs, merge, "Tiles"))
+    split = image.reshape(2, 2, 3, 2)
+    assert f"at first (4, 6): row * y, column * x. reshape {tuple(split.shape)}" in alt
+    assert f"permute(0, 2, 1, 3) {tuple(split.permute(0, 2, 1, 3).shape)}" in alt and "(6, 4)" in alt
+    [axis], alt = read(plotting.patch_cells(4, 6, 2, "Tiles"))
+    merged = split.permute(0, 2, 1, 3).reshape(6, 4)
+    assert f"the first {merged[0].tolist()}" in alt
+    numbers = [text for text in texts(axis) if text.isdigit()]
+    assert numbers[48:72] == [str(pixel.item()) for pixel in merged.flatten()]
+    colors = [cell.get_facecolor() for cell in axis.patches]
+    assert [len(set(colors[i:i + 4])) for i in range(48, 72, 4)] == [1] * 6 and len(set(colors)) == 6
+    assert [len(set(colors[i:i + 4])) for i in range(72, 96, 4)] == [2] * 6          # without the permute
+
+
 def test_a_notebook_shows_the_picture_and_below_it_its_words(monkeypatch):
     shown = []
     monkeypatch.setattr("IPython.display.display", lambda data, **options: shown.append(data))

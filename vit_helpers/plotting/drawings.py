@@ -1,0 +1,172 @@
+"""Drawings that explain: the model, its encoder block, attention, and what happens to axes and pixels."""
+
+from itertools import pairwise
+from math import prod
+
+import numpy as np
+from matplotlib.patches import Rectangle
+
+from ..patches import pair, patch_grid
+from .base import COLORS, as_pixels, new_picture
+from .scenes import LAND
+
+PALE = BLUE, ORANGE, GREEN, PINK, GRAY = "#cfdcec", "#f8dfc0", "#cbe6dc", "#ecd0e3", "#e0e0e0"
+
+
+def canvas(title, width, height):
+    """A picture and one empty axis, in units of about an inch, with its origin at the lower left."""
+    picture, [[axis]] = new_picture(title, (width, height + 0.3))
+    axis.set(xlim=(0, width), ylim=(0, height), aspect="equal", autoscale_on=False)
+    axis.axis("off")
+    return picture, axis
+
+
+def write(axis, x, y, words, size=8, va="center", **style):
+    axis.text(x, y, words, ha="center", va=va, fontsize=size, zorder=4, **style)
+
+
+def block(axis, x, y, words="", color=BLUE, width=1.0, height=0.5, below="", rows=1):
+    """A block around its middle (x, y), cut into rows, with words in it and below it."""
+    left, bottom, part, style = x - width / 2, y - height / 2, height / rows, {"ec": "black", "lw": 0.7}
+    for row in range(rows):
+        axis.add_patch(Rectangle((left, bottom + row * part), width, part, fc=color, zorder=3, **style))
+    write(axis, x, y, words)
+    write(axis, x, bottom - 0.06, below, va="top")
+
+
+def arrow(axis, *points):
+    axis.plot(*zip(*points[:-1], strict=True), color="black", linewidth=1)
+    style = {"arrowstyle": "-|>", "color": "black", "linewidth": 1, "shrinkA": 0, "shrinkB": 0}
+    axis.annotate("", points[-1], points[-2], arrowprops=style)
+
+
+def block_diagram(img_size=64, patch_size=8, in_channels=3, embed_dim=128, depth=4, num_classes=10,
+                  pool="mean", image=None, title="What each stage of a Vision Transformer does to the shape"):
+    """The stages of a ViT with the shapes between them; `image` (3, H, W), if given, is the first of them."""
+    (H, W), (P, Q), D = pair(img_size), pair(patch_size), embed_dim
+    rows, columns = patch_grid((H, W), (P, Q))
+    N, inputs = rows * columns, in_channels * P * Q
+    T, front, pooled = N, "", f"mean of\n{N} tokens"
+    if pool == "cls":
+        T, front, pooled = N + 1, "put CLS in front,\n", "keep the\nCLS token"
+    stages = [("1  image", f"{in_channels} x {H} x {W}", "pixels"),
+              ("2  patches", f"{N} x {inputs}", f"cut into\n{rows} x {columns} patches"),
+              ("3  embeddings", f"{N} x {D}", f"times a matrix\n{inputs} x {D}"),
+              ("4  positions", f"{T} x {D}", f"{front}add a table\n{T} x {D}"),
+              (f"5  {depth} blocks", f"{T} x {D}", "attention: tokens exchange;\nMLP: each by itself"),
+              ("6  head: pool", D, pooled), ("scores", num_classes, f"times a matrix\n{D} x {num_classes}")]
+    picture, axis = canvas(title, 10.0, 2.5)
+    x, pixels = 0.7 + 1.43 * np.arange(7), np.full((1, 1, 3), 200) if image is None else as_pixels(image)
+    for left in x[:2] - 0.5:
+        axis.imshow(pixels, extent=(left, left + 1, 0.95, 1.95))
+    axis.set(xlim=(0, 10.0), ylim=(0, 2.5))
+    axis.hlines(0.95 + np.arange(1, rows) / rows, x[1] - 0.5, x[1] + 0.5, color="white", linewidth=1.5)
+    axis.vlines(x[1] - 0.5 + np.arange(1, columns) / columns, 0.95, 1.95, color="white", linewidth=1.5)
+    block(axis, x[2], 1.45, "", BLUE, 0.8, 1.0, rows=8)
+    block(axis, x[3], 1.45, "", ORANGE, 0.8, 1.0, rows=8)
+    for shift, words in ((0.1, ""), (0.05, ""), (0, "attention\n\nMLP")):
+        block(axis, x[4] + shift, 1.45 + shift, words, GREEN, 0.85, 0.95)
+    block(axis, x[5], 1.45, "", GREEN, 0.8, 0.125)
+    block(axis, x[6], 1.45, "", PINK, 0.2, 1.0, rows=min(num_classes, 20))
+    for here, (name, shape, what) in zip(x, stages, strict=True):
+        write(axis, here, 2.3, name, 9, fontweight="bold")
+        write(axis, here, 0.78, shape, 9)
+        write(axis, here, 0.62, what, 7, "top")
+        picture.alt += f"{name}: {shape}. "
+    for here, there in pairwise(x):
+        arrow(axis, (here + 0.58, 1.45), (there - 0.54, 1.45))
+    return picture
+
+
+def residual_stream(tokens=64, embed_dim=128, mlp_dim=256, pre_norm=True,
+                    title="An encoder block is a stream that two branches add to"):
+    """An encoder block as a stream (N, D) with two branches; pre_norm=False puts the norms on the stream."""
+    picture, axis = canvas(title, 9.4, 2.2)
+    axis.plot([0.2, 9.1], [0.6, 0.6], color=COLORS[0], linewidth=6, alpha=0.4)
+    arrow(axis, (9.0, 0.6), (9.35, 0.6))
+    write(axis, 0.6, 0.25, f"{tokens} x {embed_dim}")
+    picture.alt += f"A stream of {tokens} x {embed_dim} numbers, to which two branches are added."
+    for x, name, words, color in ((1.1, "attention", "attention\ntokens exchange", ORANGE),
+                                  (5.1, "MLP", f"MLP\n{embed_dim} → {mlp_dim} → {embed_dim}", GREEN)):
+        formula = f"x + {name}(norm(x))" if pre_norm else f"norm(x + {name}(x))"
+        arrow(axis, (x, 0.6), (x, 1.6), (x + 3, 1.6), (x + 3, 0.75))
+        block(axis, x + (2.0 if pre_norm else 1.5), 1.6, words, color, 1.3, 0.6)
+        block(axis, *((x + 0.7, 1.6) if pre_norm else (x + 3.55, 0.6)), "norm", GRAY, 0.6, 0.4)
+        axis.plot(x + 3, 0.6, "o", color="white", markeredgecolor="black", markersize=15)
+        write(axis, x + 3, 0.6, "+", 12)
+        write(axis, x + 3, 0.2, formula)
+        picture.alt += f" {words}: {formula}.".replace("\n", ", ")
+    return picture
+
+
+def attention_flow(tokens=64, embed_dim=128, num_heads=4, title="Attention, from tokens to their mixtures"):
+    """Tokens (N, D), one head's queries, keys and values (N, d), its weights (N, N), and the mixtures."""
+    N, D, d = tokens, embed_dim, embed_dim // num_heads
+    n, wide, narrow = (0.3 + 0.55 * (size / max(N, D)) ** 0.5 for size in (N, D, d))
+    picture, axis = canvas(title, 10.2, 3.7)
+    for x, y, words, color, width, shape in (
+            (0.75, 1.9, "tokens", BLUE, wide, f"{N} x {D}"), (2.6, 3.1, "Q", ORANGE, narrow, f"{N} x {d}"),
+            (2.6, 1.9, "K", GREEN, narrow, f"{N} x {d}"), (2.6, 0.7, "V", PINK, narrow, f"{N} x {d}"),
+            (4.5, 2.5, "scores", GRAY, n, f"{N} x {N}"), (8.1, 1.5, "mix", PINK, narrow, f"{N} x {d}"),
+            (6.6, 2.5, "weights", GRAY, n, f"{N} x {N}, rows sum to 1"),
+            (9.6, 1.5, f"heads: {num_heads}\nside by side", PINK, wide, f"{N} x {D}")):
+        block(axis, x, y, words, color, width, n, shape)
+        picture.alt += f"{words}: {shape}. ".replace("\n", " ")
+    right, mix = 2.6 + narrow / 2, 8.1 - narrow / 2
+    for y in (3.1, 1.9, 0.7):
+        arrow(axis, (0.75 + wide / 2, 1.9), (2.6 - narrow / 2, y))
+    for *points, (x, y, words) in (
+            [(right, 3.1), (4.5 - n / 2, 2.5), (1.4, 2.7, f"times a matrix\n{D} x {d} each")],
+            [(right, 1.9), (4.5 - n / 2, 2.5), (3.9, 3.0, "Q Kᵀ: every query\nwith every key")],
+            [(4.5 + n / 2, 2.5), (6.6 - n / 2, 2.5), (5.5, 2.55, f"divide by √{d},\nsoftmax of each row")],
+            [(6.6 + n / 2, 2.5), (mix, 1.6), (7.5, 2.2, "times V")],
+            [(right, 0.7), (7.0, 0.7), (mix, 1.4), (5, 0.75, "each token takes a share of every value")],
+            [(8.1 + narrow / 2, 1.5), (9.6 - wide / 2, 1.5), (0, 0, "")]):
+        arrow(axis, *points)
+        write(axis, x, y, words, 7, "bottom")
+    return picture
+
+
+def axes_boxes(sizes, order, before=None, after=None, title="Each axis keeps its size and changes its place"):
+    """Axes {name: size} as blocks, split by a reshape, brought into `order` by permute, merged by a reshape.
+
+    before, after: the names in groups that are one axis, such as [["row", "y"], ["column", "x"]].
+    """
+    names, places = list(sizes), {}
+    steps = [("at first", before), ("reshape" if before else "axes", [[name] for name in names]),
+             (f"permute{tuple(map(names.index, order))}", [[name] for name in order]), ("reshape", after)]
+    steps = [step for step in steps if step[1]]
+    picture, axis = canvas(title, 2.4 + 1.3 * len(names), 0.95 * len(steps))
+    for y, (step, groups) in zip(0.95 * np.arange(len(steps))[::-1] + 0.5, steps, strict=True):
+        shape, x = tuple(prod(map(sizes.get, group)) for group in groups), 2.7
+        write(axis, 1.0, y, f"{step}\n{shape}")
+        picture.alt += f"{step} {shape}: {', '.join(' * '.join(group) for group in groups)}. "
+        for group in groups:
+            for name in group:
+                block(axis, x, y, f"{name}\n{sizes[name]}", PALE[names.index(name)], 1.1)
+                axis.plot(*zip(places.get(name, (x, y)), (x, y + 0.25), strict=True), color="black", lw=1)
+                places[name], x = (x, y - 0.25), x + 1.1
+            x += 0.15
+    return picture
+
+
+def patch_cells(height=4, width=6, patch_size=2, title="Split, permute, merge: one patch becomes one row"):
+    """Numbered pixels, colored by patch: the image, its patches, merged with the permute and without it."""
+    P, Q = pair(patch_size)
+    rows, columns = patch_grid((height, width), (P, Q))
+    N, pixels = rows * columns, np.arange(height * width).reshape(height, width)
+    owner = pixels // width // P * columns + pixels % width // Q
+    merged = pixels.reshape(rows, P, columns, Q).transpose(0, 2, 1, 3).reshape(N, P * Q)
+    panels = [("image", (height, width), pixels, 0), ("permuted", (rows, columns, P, Q), pixels, 0.4),
+              ("merged", (N, P * Q), merged, 0), ("without permute", (N, P * Q), pixels.reshape(N, P * Q), 0)]
+    across, top, cell = max(width + 0.4 * columns, P * Q, 4) + 1, max(height + 0.4 * rows, N) + 0.3, 0.34
+    picture, axis = canvas(title, cell * 4 * across, cell * (top + 1.7))
+    for i, (label, shape, values, gap) in enumerate(panels):
+        middle = (values.shape[1] + gap * (columns - 1)) / 2 + 0.5 + i * across
+        write(axis, cell * middle, cell * (top + 1), f"{label}\n{shape}")
+        for (r, c), pixel in np.ndenumerate(values):
+            x, y = c + 1 + gap * (c // Q) + i * across, top - 0.5 - r - gap * (r // P)
+            block(axis, cell * x, cell * y, pixel, LAND(owner.flat[pixel] % LAND.N, alpha=0.5), cell, cell)
+    picture.alt += (f"{height} x {width} numbered pixels, a color for each patch of {P} x {Q}. Merged, each row "
+                    f"is a patch, the first {merged[0].tolist()}; without the permute rows mix patches.")
+    return picture
