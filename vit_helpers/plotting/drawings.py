@@ -43,38 +43,37 @@ def arrow(axis, *points):
 def block_diagram(img_size=64, patch_size=8, in_channels=3, embed_dim=128, depth=4, num_classes=10,
                   pool="mean", image=None, title="What each stage of a Vision Transformer does to the shape"):
     """The stages of a ViT with the shapes between them; `image` (3, H, W), if given, is the first of them."""
-    (H, W), (P, Q), D = pair(img_size), pair(patch_size), embed_dim
+    (H, W), (P, Q), D, K = pair(img_size), pair(patch_size), embed_dim, num_classes
     rows, columns = patch_grid((H, W), (P, Q))
     N, inputs = rows * columns, in_channels * P * Q
     T, front, pooled = N, "", f"mean of\n{N} tokens"
     if pool == "cls":
         T, front, pooled = N + 1, "put CLS in front,\n", "keep the\nCLS token"
-    stages = [("1  image", f"{in_channels} x {H} x {W}", "pixels"),
-              ("2  patches", f"{N} x {inputs}", f"cut into\n{rows} x {columns} patches"),
-              ("3  embeddings", f"{N} x {D}", f"times a matrix\n{inputs} x {D}"),
-              ("4  positions", f"{T} x {D}", f"{front}add a table\n{T} x {D}"),
-              (f"5  {depth} blocks", f"{T} x {D}", "attention: tokens exchange;\nMLP: each by itself"),
-              ("6  head: pool", D, pooled), ("scores", num_classes, f"times a matrix\n{D} x {num_classes}")]
+    stages = [("1  image", f"{in_channels} x {H} x {W}", "pixels", GRAY, 1.0, 1.0, 1),
+              ("2  patches", f"{N} x {inputs}", f"cut into\n{rows} x {columns} patches", GRAY, 1.0, 1.0, 1),
+              ("3  embeddings", f"{N} x {D}", f"times a matrix\n{inputs} x {D}", BLUE, 0.8, 1.0, 8),
+              ("4  positions", f"{T} x {D}", f"{front}add a table\n{T} x {D}", ORANGE, 0.8, 1.0, 8),
+              (f"5  {depth} blocks", f"{T} x {D}", "attention mixes,\nMLP transforms", GREEN, 0.8, 1.0, 1),
+              ("6  head: pool", D, pooled, GREEN, 0.8, 0.125, 1),
+              ("scores", K, f"times a matrix\n{D} x {K}", PINK, 0.2, 1.0, min(K, 20))]
     picture, axis = canvas(title, 10.0, 2.5)
-    x, pixels = 0.7 + 1.43 * np.arange(7), np.full((1, 1, 3), 200) if image is None else as_pixels(image)
-    for left in x[:2] - 0.5:
-        axis.imshow(pixels, extent=(left, left + 1, 0.95, 1.95))
-    axis.set(xlim=(0, 10.0), ylim=(0, 2.5))
-    axis.hlines(0.95 + np.arange(1, rows) / rows, x[1] - 0.5, x[1] + 0.5, color="white", linewidth=1.5)
-    axis.vlines(x[1] - 0.5 + np.arange(1, columns) / columns, 0.95, 1.95, color="white", linewidth=1.5)
-    block(axis, x[2], 1.45, "", BLUE, 0.8, 1.0, rows=8)
-    block(axis, x[3], 1.45, "", ORANGE, 0.8, 1.0, rows=8)
-    for shift, words in ((0.1, ""), (0.05, ""), (0, "attention\n\nMLP")):
-        block(axis, x[4] + shift, 1.45 + shift, words, GREEN, 0.85, 0.95)
-    block(axis, x[5], 1.45, "", GREEN, 0.8, 0.125)
-    block(axis, x[6], 1.45, "", PINK, 0.2, 1.0, rows=min(num_classes, 20))
-    for here, (name, shape, what) in zip(x, stages, strict=True):
+    x = 0.7 + 1.43 * np.arange(7)
+    for shift in (0.1, 0.05):
+        block(axis, x[4] + shift, 1.45 + shift, "", GREEN, 0.8, 1.0)
+    for here, (name, shape, what, color, width, height, cuts) in zip(x, stages, strict=True):
+        block(axis, here, 1.45, "", color, width, height, rows=cuts)
         write(axis, here, 2.3, name, 9, fontweight="bold")
         write(axis, here, 0.78, shape, 9)
         write(axis, here, 0.62, what, 7, "top")
         picture.alt += f"{name}: {shape}. "
     for here, there in pairwise(x):
         arrow(axis, (here + 0.58, 1.45), (there - 0.54, 1.45))
+    for left in x[:2] - 0.5 if image is not None else ():
+        axis.imshow(as_pixels(image), extent=(left, left + 1, 0.95, 1.95), zorder=3)
+    axis.set(xlim=(0, 10.0), ylim=(0, 2.5))
+    style = {"color": "white", "linewidth": 1.5, "zorder": 4}
+    axis.hlines(0.95 + np.arange(1, rows) / rows, x[1] - 0.5, x[1] + 0.5, **style)
+    axis.vlines(x[1] - 0.5 + np.arange(1, columns) / columns, 0.95, 1.95, **style)
     return picture
 
 
@@ -167,6 +166,6 @@ def patch_cells(height=4, width=6, patch_size=2, title="Split, permute, merge: o
         for (r, c), pixel in np.ndenumerate(values):
             x, y = c + 1 + gap * (c // Q) + i * across, top - 0.5 - r - gap * (r // P)
             block(axis, cell * x, cell * y, pixel, LAND(owner.flat[pixel] % LAND.N, alpha=0.5), cell, cell)
-    picture.alt += (f"{height} x {width} numbered pixels, a color for each patch of {P} x {Q}. Merged, each row "
-                    f"is a patch, the first {merged[0].tolist()}; without the permute rows mix patches.")
+    picture.alt += (f"{height} x {width} numbered pixels, a color for each patch of {P} x {Q}. Merged, each "
+                    f"row is a patch, the first {merged[0].tolist()}; without the permute rows mix patches.")
     return picture

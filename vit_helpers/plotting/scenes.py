@@ -21,51 +21,42 @@ def short_name(name):
     return capitals[:2] if len(capitals) > 1 else name[:2]
 
 
-def _land(picture, axes, images, masks, classes, smallest):
-    """Images, each with its masks on one line of axes; classes that cover enough are named on them."""
+def segmentations(images, masks, classes, title="", scale=1.5, wide=False):
+    """Images (N, 3, H, W), one in each column, and below them `masks` {name: int64 (N, H, W)} in colors.
+
+    Regions that are large enough are named. wide: an image in each row, its masks beside it.
+    """
     assert len(classes) <= LAND.N, f"{len(classes)} classes are more than the {LAND.N} colors"
+    masks, n, parts = {name: as_array(mask) for name, mask in masks.items()}, len(images), ["scene", *masks]
+    rows, columns = (n, len(parts)) if wide else (len(parts), n)
+    picture, axes = new_picture(title, (scale * columns + 1.6, scale * rows + 0.5), rows, columns)
+    axes = axes if wide else axes.T                                              # (n, parts)
     for line, image, *some in zip(axes, images, *masks.values(), strict=True):
         show(line[0], as_pixels(image))
         for axis, mask in zip(line[1:], some, strict=True):
             show(axis, mask, cmap=LAND, vmin=-0.5, vmax=9.5)
             for c in np.unique(mask):
-                if (mask == c).mean() >= smallest:           # named at the place farthest from its borders
+                if (mask == c).mean() >= (0.01 if wide else 0.03):   # named where its borders are farthest
                     depth = distance_transform_edt(np.pad(mask == c, 1))[1:-1, 1:-1]
                     row, column = np.unravel_index(depth.argmax(), depth.shape)
                     axis.text(column, row, short_name(classes[c]), ha="center", va="center", fontsize=7,
                               bbox={"color": "white", "alpha": 0.7, "pad": 0.6})
+    for axis, name in zip(axes[0], parts, strict=True):
+        axis.set(**{"title" if wide else "ylabel": name})
     handles = [Patch(color=LAND(c), label=f"{short_name(name)}  {name}") for c, name in enumerate(classes)]
     picture.legend(handles=handles, loc="outside right center", fontsize=7)
-
-
-def segmentations(images, masks, classes, title="", scale=1.5):
-    """Images (N, 3, H, W), one in each column, and below them `masks` {name: int64 (N, H, W)} in colors."""
-    masks = {name: as_array(mask) for name, mask in masks.items()}
-    n, high = len(images), 1 + len(masks)
-    picture, axes = new_picture(title, (scale * n + 1.6, scale * high + 0.4), high, n)
-    _land(picture, axes.T, images, masks, classes, smallest=0.03)
-    for axis, name in zip(axes[:, 0], ["scene", *masks], strict=True):
-        axis.set_ylabel(name, fontsize=9)
     first, *others = masks
     shares = [", ".join(f"{name} {np.mean(masks[name][i] == masks[first][i]):.0%}" for name in others)
               for i in range(n)]
     agree = f"; how many pixels agree with it, scene by scene: {'; '.join(shares)}" if others else "."
-    picture.alt += f"{n} scenes, below each its {first} as colored regions{agree}"
+    picture.alt += f"{n} scene{'s' * (n > 1)}, with each its {first} as colored regions{agree}"
     return picture
 
 
-def land_use(picture_, masks, classes, title="", scale=3.2):
-    """A large picture (3, H, W) and beside it each of `masks` {name: int64 (H, W)} as colored regions."""
+def land_use(image, masks, classes, title=""):
+    """A large image (3, H, W) and beside it each of `masks` {name: int64 (H, W)} as colored regions."""
     masks = {name: as_array(mask)[None] for name, mask in masks.items()}
-    across, truth = 1 + len(masks), next(iter(masks.values()))
-    picture, axes = new_picture(title, (scale * across + 1.6, scale + 0.6), columns=across)
-    _land(picture, axes, [picture_], masks, classes, smallest=0.01)
-    for axis, name in zip(axes[0], ["scene", *masks], strict=True):
-        axis.set_title(name, fontsize=8)
-    facts = [f"{name} ({np.mean(mask == truth):.0%} of the pixels as in the first)"
-             for name, mask in masks.items()]
-    picture.alt += f"A large scene and beside it, as colored regions: {', '.join(facts)}"
-    return picture
+    return segmentations([image], masks, classes, title, scale=3.2, wide=True)
 
 
 def _box(axis, box, color, words, **style):
