@@ -6,22 +6,18 @@ import json
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import lessons
 import pytest
+from lessons import NOTEBOOKS, ROOT, source
 from record import IN_LESSONS, OTHERS
 
 from vit_helpers.pretrained import MEASURED
 
-ROOT = Path(__file__).parents[1]
-NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
 BENCHMARKS = sorted((ROOT / "tests" / "benchmarks").glob("*.py"))
 KNOWN_TAGS = {"nbval-ignore-output", "nbval-skip", "exercise", "solution", "slider"}
-COURSE = ["00_start_here", "01_eurosat_data", "02_patches", "03_patch_embeddings", "04_positional_encoding",
-          "05_self_attention", "06_encoder", "07_vision_transformer", "08_training", "09_evaluation",
-          "10_attention_maps", "11_what_matters", "12_pretrained", "13_segmentation", "14_detection",
-          "15_video", "16_generation", "17_scaling"]
+PAGES = [*NOTEBOOKS, *(ROOT / name for name in (
+    "README.md", "notebooks/TEACHING.md", "tests/benchmarks/RESULTS.md", ".github/SECURITY.md"))]
 
 
 @pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
@@ -34,16 +30,8 @@ def notebook(path):
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def source(cell):
-    return "".join(cell["source"])
-
-
 def cells(notebook, kind):
     return [cell for cell in notebook["cells"] if cell["cell_type"] == kind]
-
-
-def outputs(notebook):
-    return [output for cell in cells(notebook, "code") for output in cell["outputs"]]
 
 
 def tags(cell):
@@ -65,25 +53,34 @@ def read(name):
 
 
 def test_the_course_is_complete():
-    assert [path.stem for path in NOTEBOOKS] == COURSE
+    linked = re.findall(r"^\| \[.+?\]\(notebooks/(\w+)\.ipynb\)", read("README.md"), re.M)
+    assert [path.stem for path in NOTEBOOKS] == linked
+    assert [name[:2] for name in linked] == [f"{i:02}" for i in range(len(linked))]
 
 
 def test_executed_once_from_top_to_bottom_without_errors(notebook):
-    counts = [cell["execution_count"] for cell in cells(notebook, "code")]
-    assert counts == list(range(1, len(counts) + 1))
-    assert all(source(cell).strip() for cell in cells(notebook, "code")), "an empty code cell"
-    assert not [output for output in outputs(notebook)
+    code = cells(notebook, "code")
+    assert [cell["execution_count"] for cell in code] == list(range(1, len(code) + 1))
+    assert all(source(cell).strip() for cell in code), "an empty code cell"
+    assert not [output for cell in code for output in cell["outputs"]
                 if output["output_type"] == "error" or output.get("name") == "stderr"]
 
 
-def test_only_known_tags_and_no_widget_state(notebook):
-    assert {tag for cell in notebook["cells"] for tag in tags(cell)} <= KNOWN_TAGS
+def test_opens_anywhere(path, notebook):
+    """Small, no state of controls, no tag that tests and teachers do not know, no path of one machine."""
+    assert path.stat().st_size < 1_500_000
     assert "widgets" not in notebook["metadata"]
+    assert {tag for cell in notebook["cells"] for tag in tags(cell)} <= KNOWN_TAGS
+    code = "\n".join(map(source, cells(notebook, "code")))
+    assert not re.search(r"^\s*[%!]", code, re.M), "a magic"
+    everything = "\n".join([*map(source, notebook["cells"]), *map(printed, cells(notebook, "code"))])
+    assert not re.search(r"(?<![\w.])/(home|root|tmp|work|Users)/|[A-Z]:\\\\", everything)
 
 
 def test_figures_are_png_with_alt_text_that_is_also_told_below(notebook):
     """Below, because JupyterLab shows no alt text."""
-    kinds = [kind for output in outputs(notebook) for kind in output.get("data", {})]
+    outputs = [output for cell in cells(notebook, "code") for output in cell["outputs"]]
+    kinds = [kind for output in outputs for kind in output.get("data", {})]
     assert set(kinds) <= {"text/plain", "image/png", "text/html"}
     figures = 0
     for cell in cells(notebook, "code"):
@@ -97,27 +94,22 @@ def test_figures_are_png_with_alt_text_that_is_also_told_below(notebook):
     assert figures == kinds.count("image/png") == kinds.count("text/html")
 
 
-def test_small_enough_to_open_anywhere(path):
-    assert path.stat().st_size < 1_500_000
-
-
-def test_starts_with_a_promise_and_the_setup_cell(path, notebook):
+def test_the_parts_of_a_lesson(path, notebook):
     first, setup = source(notebook["cells"][0]), source(cells(notebook, "code")[0])
     assert re.match(rf"# {path.stem[:2]} · \S", first)
     assert "**Minutes:**" in first and "**You need:**" in first
-    reference = json.loads(NOTEBOOKS[0].read_text(encoding="utf-8"))
-    assert setup == source(cells(reference, "code")[0])
-
-
-def test_ends_with_questions_a_ledger_and_the_way_on(path, notebook):
-    prose = "\n".join(source(cell) for cell in cells(notebook, "markdown"))
-    if path.stem != COURSE[0]:                    # 00 is the map, not a lesson
+    assert setup == source(cells(json.loads(NOTEBOOKS[0].read_text(encoding="utf-8")), "code")[0])
+    prose = "\n".join(map(source, cells(notebook, "markdown")))
+    if path != NOTEBOOKS[0]:                      # 00 is the map, not a lesson
         for heading in ("Three quick questions", "What you built", "Further reading"):
             assert f"## {heading}" in prose, heading
         assert prose.count("<details>") == prose.count("</details>") >= 3
-    place = COURSE.index(path.stem)
-    if place + 1 < len(COURSE):
-        assert f"({COURSE[place + 1]}.ipynb)" in prose
+    for following in NOTEBOOKS[NOTEBOOKS.index(path) + 1:][:1]:
+        assert f"({following.name})" in prose
+    for cell in cells(notebook, "markdown"):      # the slides start at the headings
+        chapter = re.search(r"\A# |(?m:^## )", source(cell))
+        wanted = {"slide_type": "slide" if chapter else "subslide"}
+        assert cell["metadata"].get("slideshow") == wanted, source(cell)[:80]
 
 
 def test_small_steps(notebook):
@@ -125,7 +117,7 @@ def test_small_steps(notebook):
     for cell in notebook["cells"]:
         in_a_row = in_a_row + 1 if cell["cell_type"] == "code" else 0
         assert in_a_row <= 3, f"more than three code cells without a word: {source(cell)}"
-        if cell["cell_type"] == "code":
+        if in_a_row:
             assert len([line for line in source(cell).splitlines() if line.strip()]) <= 30
 
 
@@ -144,22 +136,41 @@ def test_strict_cells_print_only_what_is_the_same_everywhere(notebook):
         assert not re.search(r"\d\.\d{4,}|grad_fn|0x[0-9a-f]{6}", printed(cell)), printed(cell)
 
 
-def test_no_magics_and_no_paths_of_one_machine(notebook):
-    code = "\n".join(source(cell) for cell in cells(notebook, "code"))
-    assert not re.search(r"^\s*[%!]", code, re.M)
-    everything = "\n".join([*map(source, notebook["cells"]), *map(printed, cells(notebook, "code"))])
-    assert not re.search(r"(?<![\w.])/(home|root|tmp|work|Users)/|[A-Z]:\\\\", everything)
+NUMBER = re.compile(r"(?<![\w.\-/:])(\d{1,3}(?:,\d{3})+|\d+\.\d+|\d+(?= ?%))(?![\w/]|\.\d) ?(%|million)?")
+NO_RESULT = re.compile("|".join((
+    r"\$[^$]*\$", r"`[^`]*`", r"\]\([^)]*\)", r"\d{4}\.\d{4,5}",             # formulas, code, links, arXiv
+    r"^#+ [\d.]+", r"(?:section|exercise|lesson)s? [\d.]+(?:(?:, | and | to )\d+\.\d+)*",
+    r"[\d.,]+(?: ?[·+/x] ?[\d.,]+)+", r"= ?[\d.,]*\d")), re.MULTILINE | re.I)   # arithmetic written out
+MENDING = "03 05 06 07 08 09 10 11 12 13 14 15 16 17"                # not all of their numbers are shown
+QUOTED = {                                           # lesson: numbers that none of its cells shows, and whose
+    "": dict.fromkeys(("27,000", "21,600", "17,280", "5,400", "4,320"), "EuroSAT's tiles"),
+    "12": {"1.3 million": "Russakovsky et al. 2015, ImageNet"},
+    "17": {"14.2 million": "Ridnik et al. 2021", "21,841": "the same", "1,979": "NVIDIA's data sheet"},
+}
 
 
-def test_the_slides_start_at_the_headings(notebook):
-    for cell in cells(notebook, "markdown"):
-        chapter = re.search(r"\A# |(?m:^## )", source(cell))
-        wanted = "slide" if chapter else "subslide"
-        assert cell["metadata"].get("slideshow") == {"slide_type": wanted}, source(cell)[:80]
+def test_every_number_in_the_text_is_shown(path, notebook, request):
+    """Each percentage, decimal and large number is, rounded, in the lesson's code, in its outputs or QUOTED.
 
-
-PAGES = [*NOTEBOOKS, *(ROOT / name for name in (
-    "README.md", "notebooks/TEACHING.md", "tests/benchmarks/RESULTS.md", ".github/SECURITY.md"))]
+    Not in exercises and quick questions, whose cases are made up; and numbers of sections are no results.
+    """
+    if path.stem[:2] in MENDING:
+        request.applymarker(pytest.mark.xfail(strict=False))
+    code = cells(notebook, "code")
+    shown = "\n".join([*map(source, code), *map(printed, code)])
+    shown = re.findall(r"(\d[\d,]*\.?\d*(?:e-?\d+)?)(%?)", shown)
+    known = {float(number.replace(",", "")) for number, _ in shown}
+    known |= {float(number.replace(",", "")) / 100 for number, percent in shown if percent}
+    prose = "\n\n".join(map(source, cells(notebook, "markdown")))
+    prose = re.sub(r"(?s)\n## Exercises.*?(?=\n## What you built|\Z)", "", prose)
+    sections, text, missing = re.findall(r"^## ([\d.]+) ", prose, re.M), NO_RESULT.sub(" ", prose), []
+    for found in NUMBER.finditer(text):
+        value, half = float(found[1].replace(",", "")), 0.5001 * 10 ** -len(found[1].partition(".")[2])
+        scale = {"%": 100, "million": 1e-6}.get(found[2], 1)
+        quoted = found[0].strip() in {*sections, *QUOTED[""], *QUOTED.get(path.stem[:2], {})}
+        if not quoted and not any(abs(n * by - value) <= half for n in known for by in (1, scale)):
+            missing.append(text[max(0, found.start() - 50):found.end() + 30].replace("\n", " "))
+    assert not missing, "no cell of this lesson shows\n" + "\n".join(missing)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
@@ -179,9 +190,12 @@ def test_generated_pages_are_up_to_date():
             f"{page.name} is out of date: python tests/benchmarks/lessons.py --pages")
 
 
-def test_no_lesson_takes_longer_than_it_promises(path):
-    measured = json.loads(OTHERS.read_text(encoding="utf-8"))["lessons"]["notebooks"]
-    assert measured[path.stem]["minutes"] < lessons.first_cell(path).running + 0.5
+@pytest.mark.xfail(strict=False, reason="until lessons.py --pages has written them")
+def test_the_minutes_are_those_of_the_formula(path):
+    """Reading may be one off, so that a sentence can be mended without more ado."""
+    stated, wanted = lessons.first_cell(path).minutes, lessons.minutes_of(path)
+    renew = f"(reading, running, exercises) should be {wanted}: python tests/benchmarks/lessons.py --pages"
+    assert abs(stated[0] - wanted[0]) <= 1 and stated[1:] == wanted[1:], renew
 
 
 def test_readme_is_short_and_has_the_test_command_of_ci():

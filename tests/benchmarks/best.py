@@ -19,23 +19,14 @@ from record import make_parser, record
 
 from vit_helpers.pretrained import WEIGHTS
 
+KEPT = ("data", "seed", "test_accuracy", "test_accuracy_8_views", "validation_accuracy")
+
 
 def train(words, folder, threads):
-    """Run `python -m vit_helpers train` with `words`, writing to `folder`; return the facts it stored."""
-    folder.mkdir(parents=True, exist_ok=True)
-    words = [*words, "--out", str(folder), "--checkpoint", str(folder / "run.pt")]
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-    with open(folder / "log.txt", "w", encoding="utf-8") as log:
-        subprocess.run([sys.executable, "-m", "vit_helpers", *words], env=environment, stdout=log, stderr=log,
-                       check=True)
+    """Run `python -m vit_helpers` with `words`, writing to `folder`; the facts it stored, a dict."""
+    words = [sys.executable, "-m", "vit_helpers", *words, "--out", folder, "--checkpoint", folder / "run.pt"]
+    subprocess.run(words, env={**os.environ, "OMP_NUM_THREADS": str(threads)}, check=True)
     return json.loads(next(folder.glob("*.json")).read_text(encoding="utf-8"))
-
-
-def ship(facts, words, folder, weights):
-    """Copy the weights of a run, and its facts with the command that makes them where they are shipped."""
-    shutil.copy(folder / f"{facts['name']}.pt", weights)
-    shipped = {**facts, "command": "python -m vit_helpers " + " ".join(words)}
-    (weights / f"{facts['name']}.json").write_text(json.dumps(shipped, indent=2) + "\n", encoding="utf-8")
 
 
 def main():
@@ -45,13 +36,13 @@ def main():
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--at-once", type=int, default=2, help="runs side by side, which share the cores")
     parser.add_argument("--weights", type=Path, default=WEIGHTS, help="where the first run's weights go")
-    parser.add_argument("--folder", help="for weights, logs and checkpoints; runs found there resume")
+    parser.add_argument("--folder", help="for weights and checkpoints; runs found there resume")
     parser.add_argument("--out", help="another file for the measurements")
     args = parser.parse_args()
     base = ["train", "--source", args.source, "--recipe", "best", "--epochs", str(args.epochs),
             "--report", "end"]
     runs = [[*base, "--seed", str(seed)] for seed in args.seeds]
-    runs.append([*base, "--seed", str(args.seeds[0]), "--validation", "--name", f"{args.source}-60-20-20"])
+    runs.append([*runs[0], "--validation", "--name", f"{args.source}-60-20-20"])
     threads = max(1, os.cpu_count() // args.at_once)
     with tempfile.TemporaryDirectory() as temporary, ThreadPoolExecutor(args.at_once) as pool:
         folders = [Path(args.folder or temporary, f"run{i}") for i in range(len(runs))]
@@ -60,14 +51,15 @@ def main():
         facts[0] |= {key: facts[-1][key] for key in ("temperature", "usual_from")}
         args.weights.mkdir(parents=True, exist_ok=True)
         for i in (0, -1):
-            ship(facts[i], runs[i], folders[i], args.weights)
-    kept = ("data", "seed", "test_accuracy", "test_accuracy_8_views", "validation_accuracy")
-    rows = [{**{key: fact[key] for key in kept if key in fact},
+            name, command = facts[i]["name"], "python -m vit_helpers " + " ".join(runs[i])
+            shutil.copy(folders[i] / f"{name}.pt", args.weights)
+            text = json.dumps({**facts[i], "command": command}, indent=2) + "\n"
+            (args.weights / f"{name}.json").write_text(text, encoding="utf-8")
+    rows = [{**{key: fact[key] for key in KEPT if key in fact},
              "seconds": round(sum(fact["history"]["seconds"]), 1),
              "train_accuracy": fact["history"]["train_accuracy"][-1]} for fact in facts]
     record(f"best-{args.source}", {"recipe": "python -m vit_helpers " + " ".join(base), "epochs": args.epochs,
                                    "at_once": args.at_once, "threads_each": threads, "rows": rows}, args.out)
-    print(*rows, sep="\n")
 
 
 if __name__ == "__main__":

@@ -1,14 +1,15 @@
-"""Runs the lessons as a reader would, and writes the pages that are made from what is stored.
+"""Runs the lessons as a reader would, and writes all that is made from what is stored.
 
     python tests/benchmarks/lessons.py [NAME ...]     run these notebooks (default: all), store their outputs
     python tests/benchmarks/lessons.py --pages        run nothing
 
-Both then write README's tables, notebooks/TEACHING.md and RESULTS.md from what is stored. Set EUROSAT_ROOT to
-run on the real tiles. Controls (cells tagged `slider`) run too, but nothing of them is stored.
+Both then write the minutes of every lesson, README's tables, notebooks/TEACHING.md and RESULTS.md. Set
+EUROSAT_ROOT to run on the real tiles. Controls (cells tagged `slider`) run too; nothing of them is stored.
 """
 
 import importlib
 import json
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from time import perf_counter
 
 import nbformat
 from nbclient import NotebookClient
-from record import make_parser, peak_memory_of, record, stored
+from record import OTHERS, make_parser, peak_memory_of, record, stored
 from results import PAGE, between, readme_results, results
 
 from vit_helpers import load_tiles
@@ -32,16 +33,15 @@ PATHS = {                                            # time: its lessons, and wh
     "a term of 14 weeks": ("00+01 02+03 04 05 06 07 08 09 10 11 12 13 14+15 16+17",
                            "one entry a week, with its exercises"),
 }
+MINUTES = re.compile(r"(?<=\*\*Minutes:\*\* )reading (\d+), running (?:under )?(\d+)(?:, exercises (\d+))?")
 
 
 @dataclass
 class Lesson:
-    """What the first cell of a notebook promises; minutes are whole numbers."""
+    """What the first cell of a notebook says; minutes are those of reading, running and exercises."""
 
     title: str
-    reading: int
-    running: int
-    exercises: int
+    minutes: tuple
     needs: str
     objectives: list
 
@@ -56,11 +56,40 @@ def cells_of(path):
 
 def first_cell(path):
     text = source(cells_of(path)[0])
-    found = [re.search(rf"\*\*Minutes:\*\*.*?\b{what} (?:under )?(\d+)", text)
-             for what in ("reading", "running", "exercises")]
-    minutes = [int(number[1]) if number else 0 for number in found]
+    minutes = tuple(int(number or 0) for number in MINUTES.search(text).groups())
     needs = re.search(r"\*\*You need:\*\* (.+?)\.?$", text, re.M)[1]
-    return Lesson(re.match(r"# (.+)", text)[1], *minutes, needs, re.findall(r"^- (.+?)[;,.]?$", text, re.M))
+    return Lesson(re.match(r"# (.+)", text)[1], minutes, needs, re.findall(r"^- (.+?)[;,.]?$", text, re.M))
+
+
+def minutes_of(path):
+    """Minutes of reading, running and exercises by the one formula for all lessons, each rounded up.
+
+    A minute of reading is 150 words or 10 lines of code. The exercises count as many minutes as
+    their headings state. Folded code is not read. Running is as measured.
+    """
+    words = lines = exercises = 0
+    section = ""
+    for cell in cells_of(path):
+        text = source(cell)
+        if cell["cell_type"] == "markdown":
+            section = (re.findall(r"^## (.+)", text, re.M) or [section])[-1]
+            exercises += sum(map(int, re.findall(r"^### Exercise .* (\d+) minutes?", text, re.M)))
+        if section == "Exercises":
+            continue
+        if cell["cell_type"] == "markdown":
+            words += len(re.findall(r"[^\W_]\S*", re.sub(r"<[^>]*>|\]\([^)]*\)", " ", text)))
+        elif not cell["metadata"].get("jupyter", {}).get("source_hidden"):
+            lines += sum(bool(line.strip()) for line in text.splitlines())
+    measured = json.loads(OTHERS.read_text(encoding="utf-8"))["lessons"]["notebooks"][path.stem]["minutes"]
+    return math.ceil(words / 150 + lines / 10), math.ceil(measured), exercises
+
+
+def with_minutes(path):
+    """The text of a notebook's file with nothing but its minutes renewed."""
+    reading, running, exercises = minutes_of(path)
+    line = f"reading {reading}, running {'under ' * (running == 1)}{running}"
+    line += f", exercises {exercises}" * (exercises > 0)
+    return MINUTES.sub(line, path.read_text(encoding="utf-8"), 1)
 
 
 def run(path):
@@ -89,8 +118,8 @@ def readme():
     """README's text with the minutes of each lesson and the table of results renewed; its words stay."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     for path in NOTEBOOKS:
-        lesson = first_cell(path)
-        minutes = f"{lesson.reading} + {lesson.exercises}" if lesson.exercises else f"{lesson.reading}"
+        reading, _, exercises = first_cell(path).minutes
+        minutes = f"{reading} + {exercises}" if exercises else f"{reading}"
         line = re.compile(rf"^(\| \[[^]]+\]\(notebooks/{path.stem}\.ipynb\) \| [^|]+ \|).*$", re.M)
         text, found = line.subn(rf"\g<1> {minutes} |", text)
         assert found == 1, f"README has {found} lines about {path.stem}"
@@ -99,12 +128,11 @@ def readme():
 
 def paths_through():
     """What fits into two hours, a day and a term, as a table."""
-    lessons = {path.stem[:2]: first_cell(path) for path in NOTEBOOKS}
+    minutes = {path.stem[:2]: first_cell(path).minutes for path in NOTEBOOKS}
     lines = ["| time | lessons | minutes of reading | of exercises | |", "|---|---|---|---|---|"]
     for time, (chosen, advice) in PATHS.items():
-        names = re.findall(r"\d\d", chosen)
-        reading = sum(lessons[name].reading for name in names)
-        exercises = sum(lessons[name].exercises for name in names)
+        rows = [minutes[name] for name in re.findall(r"\d\d", chosen)]
+        reading, exercises = sum(row[0] for row in rows), sum(row[2] for row in rows)
         words = chosen.replace(" ", ", ").replace("+", " and ")
         lines.append(f"| {time} | {words} | {reading} | {exercises} | {advice} |")
     return "\n".join(lines)
@@ -116,9 +144,10 @@ def notes_on(path):
     headings = re.findall(r"^### Exercise (.+)$", text, re.M)
     module = importlib.import_module(f"vit_helpers.checks.lesson_{path.stem[:2]}")
     checkers = [value for value in vars(module).values() if isinstance(value, Exercise)]
+    reading, running, exercises = lesson.minutes
     parts = [f"### [{lesson.title}]({path.name})\n",
-             f"Minutes: reading {lesson.reading}, running at most {lesson.running}, "
-             f"exercises {lesson.exercises}. Needs: {lesson.needs}.\n\nAfter it, students can\n",
+             f"Minutes: reading {reading}, running at most {running}, exercises {exercises}. "
+             f"Needs: {lesson.needs}.\n\nAfter it, students can\n",
              *(f"- {objective}" for objective in lesson.objectives)]
     for heading, checker in zip(headings, checkers, strict=True):
         parts.append(f"\n**{heading}** (`{checker.name}`)\n")
@@ -137,16 +166,20 @@ def teaching():
 
 def pages():
     """The generated pages as they should be: {path: text}."""
-    return {ROOT / "README.md": readme(), ROOT / "notebooks" / "TEACHING.md": teaching(),
-            PAGE: results()}
+    return {ROOT / "README.md": readme(), ROOT / "notebooks" / "TEACHING.md": teaching(), PAGE: results()}
+
+
+def write(path, text):
+    with atomic_write(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def main():
     parser = make_parser(__doc__)
-    parser.add_argument("name", nargs="*", help="such as 05_self_attention; default: all")
-    parser.add_argument("--pages", action="store_true", help="only write the pages from what is stored")
-    args = parser.parse_args()
     known = [path.stem for path in NOTEBOOKS]
+    parser.add_argument("name", nargs="*", help="such as 05_self_attention; default: all")
+    parser.add_argument("--pages", action="store_true", help="only write what is made from what is stored")
+    args = parser.parse_args()
     if unknown := set(args.name) - set(known):
         parser.error(f"there is no notebook {', '.join(sorted(unknown))}; choose from {', '.join(known)}")
     if not args.pages:
@@ -159,9 +192,10 @@ def main():
                 record("lessons", {"what": "Each from top to bottom in a fresh kernel, on the real tiles.",
                                    "command": "python tests/benchmarks/lessons.py",
                                    "notebooks": dict(sorted(measured.items()))})
+    for path in NOTEBOOKS:
+        write(path, with_minutes(path))
     for path, text in pages().items():
-        with atomic_write(path) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+        write(path, text)
 
 
 if __name__ == "__main__":

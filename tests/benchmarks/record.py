@@ -7,9 +7,12 @@ import argparse
 import json
 import os
 import platform
+import re
 import shlex
 import sys
+from concurrent.futures import ProcessPoolExecutor
 from datetime import date
+from multiprocessing import get_context
 from pathlib import Path
 
 import torch
@@ -29,24 +32,27 @@ def make_parser(description):
     return argparse.ArgumentParser(description=description, formatter_class=form)
 
 
-def machine(device=None):
+def machine():
     """What the numbers depend on besides the code, as a dict."""
-    device = pick_device(device)
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    device, cpuinfo = pick_device(), Path("/proc/cpuinfo")
+    names = re.findall(r"model name\s*: (.+)", cpuinfo.read_text("utf-8")) if cpuinfo.exists() else []
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
     return {"cpu": names[0] if names else platform.processor() or platform.machine(), "cores": os.cpu_count(),
             "threads": torch.get_num_threads(), "torch": torch.__version__, "device": gpu or str(device),
             "fast_bf16": has_fast_bf16(device)}
 
 
-def peak_memory(device):
+def in_own_process(function, **settings):
+    """What `function` returns in a fresh process: only there is the peak of the memory its own."""
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        return pool.submit(function, **settings).result()
+
+
+def peak_memory():
     """The most bytes in use so far, by this process or on its GPU."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    peak = peak_memory_of("self")
-    if peak:
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    if peak := peak_memory_of("self"):
         return peak
     import resource
 
@@ -60,10 +66,7 @@ def peak_memory_of(process):
     the peak of its parent, which has trained four models.
     """
     status = Path(f"/proc/{process}/status")
-    if not status.exists():
-        return None
-    line = next(line for line in status.read_text(encoding="utf-8").splitlines() if line.startswith("VmHWM"))
-    return int(line.split()[1]) * 1024
+    return int(re.search(r"VmHWM:\s*(\d+)", status.read_text("utf-8"))[1]) * 1024 if status.exists() else None
 
 
 def stored():
@@ -76,13 +79,8 @@ def record(name, facts, path=None):
     """Store `facts` (a dict that JSON can hold) under `name`, beside this command, date and machine."""
     path = Path(path or (MEASURED if name in IN_LESSONS else OTHERS))
     everything = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    words = list(sys.argv[1:])
-    for place in ("--out", "--folder"):              # a place on this machine means nothing elsewhere
-        if place in words:
-            at = words.index(place)
-            del words[at:at + 2]
-    words = [Path(word).name if Path(word).is_absolute() else word for word in words]
-    command = shlex.join(["python", f"tests/benchmarks/{Path(sys.argv[0]).name}", *words])
+    command = shlex.join(["python", f"tests/benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
+    command = re.sub(r" --(out|folder|root|weights) \S+", "", command)       # places mean nothing elsewhere
     everything[name] = {"command": command, "date": date.today().isoformat(), "machine": machine(), **facts}
     with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(everything, indent=1) + "\n", encoding="utf-8")

@@ -27,27 +27,15 @@ from vit_helpers.pretrained import WEIGHTS
 
 LONG = replace(GOOD, warmup=0.03)
 STEPS = {"generator": 11_000, "masked": 8_000}
+BATCH = 128
 
 
-def draw(tiles, random):
-    """A batch of 128 tiles in random orientations, normalized, and their labels."""
-    chosen = torch.randint(len(tiles), (128,), generator=random)
-    return normalize(random_dihedral(tiles.images[chosen], random)), tiles.labels[chosen]
+def generator():
+    return DiffusionTransformer(VisionTransformer(32, 4, depth=6, **GOOD.model)), flow_matching_loss
 
 
-def generator(tiles):
-    tiles = tiles.resized(32)
-
-    def loss_of(model, random):
-        images, labels = draw(tiles, random)
-        return flow_matching_loss(model, images, labels, random)
-
-    return DiffusionTransformer(VisionTransformer(32, 4, depth=6, **GOOD.model)), loss_of
-
-
-def masked(tiles):
-    def loss_of(model, random):
-        images, _ = draw(tiles, random)
+def masked():
+    def loss_of(model, images, labels, random):
         visible = random_patches(len(images), math.prod(model.encoder.grid), 0.25, random)
         return masked_loss(model(images, visible), images, visible, 8)
 
@@ -58,17 +46,24 @@ def main():
     parser = make_parser(__doc__)
     parser.add_argument("which", choices=STEPS)
     parser.add_argument("--source", default="eurosat", choices=("eurosat", "synthetic"))
-    parser.add_argument("--steps", type=int, help="of 128 tiles each")
+    parser.add_argument("--steps", type=int, help=f"of {BATCH} tiles each")
     parser.add_argument("--out", type=Path, default=WEIGHTS / "heads", help="default: the package")
     args = parser.parse_args()
     tiles, _ = load_tiles(args.source).split(test_fraction=0.2, seed=0)
     torch.manual_seed(0)
-    model, loss_of = {"generator": generator, "masked": masked}[args.which](tiles)
-    steps = args.steps or STEPS[args.which]
-    started = perf_counter()
-    losses = learn(model, loss_of, steps=steps, recipe=LONG)[-100:]
+    model, loss_of = {"generator": generator, "masked": masked}[args.which]()
+    if args.which == "generator":
+        tiles = tiles.resized(32)
+
+    def loss_of_step(model, random):                 # tiles in random orientations
+        chosen = torch.randint(len(tiles), (BATCH,), generator=random)
+        images = normalize(random_dihedral(tiles.images[chosen], random))
+        return loss_of(model, images, tiles.labels[chosen], random)
+
+    steps, started = args.steps or STEPS[args.which], perf_counter()
+    losses = learn(model, loss_of_step, steps=steps, recipe=LONG)[-100:]
     facts = {"data": f"{len(tiles):,} training tiles of {tiles.source}, split 80/20 with seed 0", "seed": 0,
-             "steps": steps, "batch_size": 128, "seconds": round(perf_counter() - started),
+             "steps": steps, "batch_size": BATCH, "seconds": round(perf_counter() - started),
              "threads": torch.get_num_threads(), "loss": round(sum(losses) / len(losses), 5),
              "recipe": asdict(LONG),
              "command": f"python tests/benchmarks/shipped_heads.py {args.which} --steps {steps}"}

@@ -7,17 +7,10 @@
 more from some rounds than from others.
 """
 
-import argparse
-import contextlib
-import io
-import json
 import math
 import os
 import random
-import subprocess
-import sys
 import tempfile
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -28,23 +21,24 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from race import unpack
-from record import make_parser, peak_memory, record
-from results import table
+from record import in_own_process, make_parser, peak_memory, record
+from results import rows_of, table
 
 from vit_helpers import GOOD, Tiles, VisionTransformer, batches, fit, has_fast_bf16, pick_device
 from vit_helpers.recipes import make_optimizers
 
-SIZE, PATCH, CLASS_COUNT, WIDTH, DEPTH, HEADS, HIDDEN = 64, 8, 10, 128, 4, 4, 256
-FACTORS = {"patch size": (16, 8, 4), "image size": (64, 96, 128), "width": (64, 128, 192, 256),
-           "depth": (2, 4, 8), "batch": (32, 64, 128)}
+BATCH = 64
+FACTORS = {"patch size": ("patch_size", (16, 8, 4)), "image size": ("img_size", (64, 96, 128)),
+           "width": ("embed_dim", (64, 128, 192, 256)), "depth": ("depth", (2, 4, 8)),
+           "batch": ("batch_size", (32, 64, 128))}
 
 
-def synchronize(device):
-    if device.type == "cuda":                        # a GPU still works when Python goes on
-        torch.cuda.synchronize(device)
+def synchronize():
+    if torch.cuda.is_available():                    # a GPU still works when Python goes on
+        torch.cuda.synchronize()
 
 
-def in_turn(steps, rounds, device, warmup=3):
+def in_turn(steps, rounds, warmup=3):
     """Seconds of each step as {name: [one for each round]}.
 
     In each round everyone goes once, so a slow moment of the machine hits all alike; the order changes from
@@ -54,98 +48,77 @@ def in_turn(steps, rounds, device, warmup=3):
     for i in range(warmup + rounds):
         shuffle(order)
         for name in order:
-            synchronize(device)
+            synchronize()
             started = perf_counter()
             steps[name]()
-            synchronize(device)
+            synchronize()
             if i >= warmup:
                 seconds[name].append(perf_counter() - started)
     return seconds
 
 
-def speedup(ours, theirs):
-    """How many times faster ours is: the median over the rounds, each compared within itself."""
-    return median(b / a for a, b in zip(ours, theirs, strict=True))
-
-
-# Peers: the same model by other hands
-
-def contestants():
-    """{name: (model, difference)}: four models of one geometry, exact GELU, no dropout, a CLS token."""
-    from timm.models.vision_transformer import VisionTransformer as Timm
-    from torchvision.models.vision_transformer import VisionTransformer as Torchvision
-    from vit_pytorch import ViT
-
-    ours = VisionTransformer(SIZE, PATCH, 3, CLASS_COUNT, WIDTH, DEPTH, HEADS, HIDDEN, 0.0,
-                             positions="learned", pool="cls")
-    timm = Timm(SIZE, PATCH, num_classes=CLASS_COUNT, embed_dim=WIDTH, depth=DEPTH, num_heads=HEADS,
-                mlp_ratio=HIDDEN / WIDTH)
-    torchvision = Torchvision(SIZE, PATCH, DEPTH, HEADS, WIDTH, HIDDEN, num_classes=CLASS_COUNT)
-    other = ViT(image_size=SIZE, patch_size=PATCH, num_classes=CLASS_COUNT, dim=WIDTH, depth=DEPTH,
-                heads=HEADS, dim_head=WIDTH // HEADS, mlp_dim=HIDDEN)
-    more = parameters(other) - parameters(ours)
-    return {"ours": (ours, ""), "timm": (timm, ""), "torchvision": (torchvision, ""),
-            "vit-pytorch": (other, f"{more:+}: norms before and after the patch embedding, no qkv bias")}
+def speeds(seconds, images):
+    """For each name of `in_turn`: images per second, and the median ratio to ours over the rounds."""
+    return {name: {"images_per_second": images / median(theirs),
+                   "ours_is_faster_by": median(b / a for a, b in zip(seconds["ours"], theirs, strict=True))}
+            for name, theirs in seconds.items()}
 
 
 def parameters(model):
     return sum(p.numel() for p in model.parameters())
 
 
-def training_step(model, images, labels, optimizers, bf16, label_smoothing=0.0):
-    """A function of no arguments: forward, loss, backward, step, zero_grad, always on the same batch."""
+def contestants():
+    """Four models of one geometry by name, with exact GELU, no dropout and a CLS token."""
+    from timm.models.vision_transformer import VisionTransformer as Timm
+    from torchvision.models.vision_transformer import VisionTransformer as Torchvision
+    from vit_pytorch import ViT
+
+    return {"ours": VisionTransformer(dropout=0.0),
+            "timm": Timm(64, 8, num_classes=10, embed_dim=128, depth=4, num_heads=4, mlp_ratio=2),
+            "torchvision": Torchvision(64, 8, 4, 4, 128, 256, num_classes=10),
+            "vit-pytorch": ViT(image_size=64, patch_size=8, num_classes=10, dim=128, depth=4, heads=4,
+                               dim_head=32, mlp_dim=256)}
+
+
+def step_of(model, images, bf16, labels=None, optimizers=(), label_smoothing=0.0):
+    """A function of no arguments: a training step on this batch, or without `labels` a forward pass."""
+    training = labels is not None
+    model.train(training)
+
     def step():
         # Entered anew for each step, as in `fit`: autocast keeps bf16 copies of the weights until it is left.
-        with torch.autocast(images.device.type, torch.bfloat16, bf16):
+        with torch.autocast(images.device.type, torch.bfloat16, bf16), torch.set_grad_enabled(training):
             logits = model(images)
-        F.cross_entropy(logits.float(), labels, label_smoothing=label_smoothing).backward()
+        if training:
+            F.cross_entropy(logits.float(), labels, label_smoothing=label_smoothing).backward()
         for optimizer in optimizers:
             optimizer.step()
-        for optimizer in optimizers:
             optimizer.zero_grad()
-
-    model.train()
     return step
 
 
-def inference_step(model, images, bf16):
-    @torch.no_grad()
-    def step():
-        with torch.autocast(images.device.type, torch.bfloat16, bf16):
-            model(images)
-
-    model.eval()
-    return step
-
-
-def peers(rounds, batch_size, device):
+def peers(args):
     """Rows: each contestant's images per second in training and inference, and how much faster ours is."""
     torch.manual_seed(0)
-    models = {name: (model.to(device), difference) for name, (model, difference) in contestants().items()}
-    images = torch.randn(batch_size, 3, SIZE, SIZE, device=device)
-    labels = torch.randint(CLASS_COUNT, (batch_size,), device=device)
-    rows = []
-    for mode in ("training", "inference"):
+    device, rows = pick_device(), []
+    models = {name: model.to(device) for name, model in contestants().items()}
+    images, labels = torch.randn(BATCH, 3, 64, 64, device=device), torch.arange(BATCH, device=device) % 10
+    for mode, answers in (("training", labels), ("inference", None)):
         for bf16 in (False, True)[:1 + has_fast_bf16(device)]:
-            steps = {}
-            for name, (model, _) in models.items():
-                if mode == "training":
-                    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
-                    steps[name] = training_step(model, images, labels, [optimizer], bf16)
-                else:
-                    steps[name] = inference_step(model, images, bf16)
-            seconds = in_turn(steps, rounds, device)
-            rows += [{"mode": mode, "precision": "bf16" if bf16 else "float32", "model": name,
-                      "images_per_second": batch_size / median(seconds[name]),
-                      "ours_is_faster_by": speedup(seconds["ours"], seconds[name]),
-                      "parameters": parameters(model), "difference": difference}
-                     for name, (model, difference) in models.items()]
+            optimizers = {name: [torch.optim.AdamW(model.parameters(), lr=1e-4)] * (mode == "training")
+                          for name, model in models.items()}
+            steps = {name: step_of(model, images, bf16, answers, optimizers[name])
+                     for name, model in models.items()}
+            for name, speed in speeds(in_turn(steps, args.rounds), BATCH).items():
+                more = parameters(models[name]) - parameters(models["ours"])
+                why = f"{more:+}: norms before and after the patch embedding, no qkv bias" if more else ""
+                rows.append({"mode": mode, "precision": "bf16" if bf16 else "float32", "model": name, **speed,
+                             "parameters": parameters(models[name]), "difference": why})
     return rows
 
 
-# Pipeline: from files to batches
-
-def from_files(folder, index, batch_size, workers, device):
+def from_files(folder, index, workers, device):
     """The usual way: a DataLoader over JPEG files; each is read, decoded and transformed by itself."""
     from torchvision import transforms
     from torchvision.datasets import ImageFolder
@@ -154,138 +127,93 @@ def from_files(folder, index, batch_size, workers, device):
         transforms.Resize(64), transforms.ToTensor(), transforms.Normalize((0.5,) * 3, (0.5,) * 3),
         transforms.RandomHorizontalFlip(), transforms.RandomVerticalFlip()])
     chosen = torch.utils.data.Subset(ImageFolder(folder, transform), index)
-    loader = torch.utils.data.DataLoader(chosen, batch_size, shuffle=True, num_workers=workers,
+    loader = torch.utils.data.DataLoader(chosen, BATCH, shuffle=True, num_workers=workers,
                                          pin_memory=device.type == "cuda")
-
-    def feed():
-        for images, labels in loader:
-            yield images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
-    return feed
+    for images, labels in loader:
+        yield images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
 
 
-def pipeline(limit, rounds, batch_size, device):
+def pipeline(args):
     """One-time decoding, then rows: images per second of one epoch of `limit` images in each way.
 
     Each epoch of a DataLoader includes the start of its workers, as it does in training. The files were just
     written, so they come from memory, not from a disk: the kindest case for them. Unpacking is not timed.
     """
+    device = pick_device()
     with tempfile.TemporaryDirectory() as place, mock.patch.dict(os.environ, VIT_CACHE=f"{place}/cache"):
         folder = Path(unpack(os.environ.get("EUROSAT_ROOT", "."), place), "eurosat", "2750")
         started = perf_counter()
         tiles = Tiles.from_folder(folder)
         decoding = perf_counter() - started
-        index = torch.randperm(len(tiles), generator=torch.Generator().manual_seed(0))[:limit].tolist()
-        # `fit` too moves the tiles to the device once.
-        chosen = tiles.select(index).to(device)
-        ways = {"ours": partial(batches, chosen, batch_size, shuffle=True, augment=True)}
+        index = torch.randperm(len(tiles), generator=torch.Generator().manual_seed(0))[:args.limit].tolist()
+        chosen = tiles.select(index).to(device)      # `fit` too moves the tiles to the device once
+        ways = {"ours": partial(batches, chosen, BATCH, shuffle=True, augment=True)}
         for workers in (0, 2):
-            ways[f"JPEG files, {workers} workers"] = from_files(folder, index, batch_size, workers, device)
-        # Counting them warms up as well.
-        images = {name: sum(len(labels) for _, labels in feed()) for name, feed in ways.items()}
+            ways[f"JPEG files, {workers} workers"] = partial(from_files, folder, index, workers, device)
 
         def epoch(feed):
-            for _ in feed():
-                pass
+            return sum(len(labels) for _, labels in feed())
 
-        steps = {name: partial(epoch, feed) for name, feed in ways.items()}
-        seconds = in_turn(steps, rounds, device, warmup=0)
-        rows = [{"way": name, "images": images[name],
-                 "images_per_second": images[name] / median(seconds[name]),
-                 "ours_is_faster_by": speedup(seconds["ours"], seconds[name])} for name in ways]
+        images = {name: epoch(feed) for name, feed in ways.items()}          # counting them warms up as well
+        seconds = in_turn({name: partial(epoch, feed) for name, feed in ways.items()}, args.epochs, warmup=0)
+        rows = [{"way": name, "images": images[name], **speed}
+                for name, speed in speeds(seconds, args.limit).items()]
         return {"files": "EuroSAT", "decoded_tiles": len(tiles), "decoding_seconds": decoding, "rows": rows}
 
 
-# Growth: one factor at a time
-
-def one(model, batch_size, rounds, device):
-    """A few steps of the good recipe with VisionTransformer(**model); only a fresh process knows its peak."""
-    device = torch.device(device)
-    # Without this the smallest case would also carry the code that torch loads at its first step.
-    take_steps({"img_size": 16, "embed_dim": 8, "depth": 1, "mlp_dim": 8}, 2, 1, device)
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    before = 0 if device.type == "cuda" else peak_memory(device)
-    network, seconds = take_steps(model, batch_size, rounds, device)
-    return {"tokens": math.prod(network.grid), "parameters": parameters(network),
-            "ms_per_step": median(seconds) * 1000, "peak_memory_mb": (peak_memory(device) - before) / 1e6}
-
-
-def take_steps(model, batch_size, rounds, device):
+def take_steps(rounds, batch_size=BATCH, embed_dim=128, **changes):
+    """A model with these arguments, and the seconds of a few steps of the good recipe with all patches."""
     torch.manual_seed(0)
-    network = VisionTransformer(**GOOD.model, **model).to(device)
-    images = torch.randn(batch_size, 3, *network.img_size, device=device)
-    labels = torch.arange(batch_size, device=device) % 10
-    step = training_step(network, images, labels, make_optimizers(network, GOOD),
-                         GOOD.bf16 and has_fast_bf16(device), GOOD.label_smoothing)
-    return network, in_turn({"step": step}, rounds, device)["step"]
+    device = pick_device()
+    model = VisionTransformer(embed_dim=embed_dim, mlp_dim=2 * embed_dim, **GOOD.model, **changes).to(device)
+    images = torch.randn(batch_size, 3, *model.img_size, device=device)
+    step = step_of(model, images, has_fast_bf16(device), torch.arange(batch_size, device=device) % 10,
+                   make_optimizers(model, GOOD), GOOD.label_smoothing)
+    return model, in_turn({"step": step}, rounds)["step"]
 
 
-def changed(what, value, batch_size):
-    """The arguments of `one` with a single factor moved; all others are the defaults of VisionTransformer."""
-    models = {"patch size": {"patch_size": value}, "image size": {"img_size": value},
-              "depth": {"depth": value},
-              "width": {"embed_dim": value, "mlp_dim": 2 * value}}           # four heads at every width
-    return {"model": models.get(what, {}), "batch_size": value if what == "batch" else batch_size}
+def size_of_steps(**settings):
+    """Time and memory of the steps, in a process of its own: a peak does not go down again."""
+    take_steps(1, 2, embed_dim=8, img_size=16, depth=1)      # torch loads much at its first step
+    before = 0 if torch.cuda.is_available() else peak_memory()
+    model, seconds = take_steps(**settings)
+    return {"tokens": math.prod(model.grid), "parameters": parameters(model),
+            "ms_per_step": median(seconds) * 1000, "peak_memory_mb": (peak_memory() - before) / 1e6}
 
 
-def growth(rounds, batch_size, device):
-    """Rows: time and peak memory of a training step, each in a fresh process; the base is in every factor."""
-    rows = []
-    for what, values in FACTORS.items():
-        for value in values:
-            settings = {**changed(what, value, batch_size), "rounds": rounds, "device": str(device)}
-            words = [sys.executable, __file__, "--one", json.dumps(settings)]
-            done = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True)
-            rows.append({"what": what, "value": value, **json.loads(done.stdout)})
-    return rows
-
-
-def data_growth(sizes, batch_size, device, predicted=21_600):
-    """Rows: seconds of one epoch of `fit` on so many tiles; the last row is predicted from the one before."""
-    rows, random_state, recipe = [], np.random.RandomState(0), replace(GOOD, batch_size=batch_size)
-    for n in sizes:
-        # Noise takes as long as pictures do. Two epochs, because the first one also warms up.
+def growth(args):
+    """Rows: time and peak memory of a step, one factor at a time; and seconds of an epoch by its tiles."""
+    model = [{"what": what, "value": value,
+              **in_own_process(size_of_steps, rounds=args.rounds, **{argument: value})}
+             for what, (argument, values) in FACTORS.items() for value in values]
+    data, random_state = [], np.random.RandomState(0)
+    for n in args.tiles:                             # noise takes as long as pictures do
         tiles = Tiles(random_state.randint(0, 256, (n, 3, 64, 64), np.uint8), np.arange(n) % 10)
-        with contextlib.redirect_stdout(io.StringIO()):                       # the progress bar
-            history = fit(VisionTransformer(**GOOD.model), tiles, epochs=2, recipe=recipe, device=device)
-        seconds = history.seconds[-1]
-        rows.append({"what": "data", "value": n, "seconds_per_epoch": seconds,
+        history = fit(VisionTransformer(**GOOD.model), tiles, epochs=2)
+        seconds = history.seconds[-1]                # the first epoch warms up
+        data.append({"what": "data", "value": n, "seconds_per_epoch": seconds,
                      "images_per_second": n / seconds, "how": "measured"})
-    speed = rows[-1]["images_per_second"]
-    return [*rows, {"what": "data", "value": predicted, "seconds_per_epoch": predicted / speed,
-                    "images_per_second": speed, "how": f"predicted from {sizes[-1]}"}]
+    speed = data[-1]["images_per_second"]
+    data.append({"what": "data", "value": 21_600, "seconds_per_epoch": 21_600 / speed,
+                 "images_per_second": speed, "how": f"predicted from {args.tiles[-1]}"})
+    return {"model": model, "data": data}
 
 
 def main():
+    sections = {"peers": peers, "pipeline": pipeline, "growth": growth}
     parser = make_parser(__doc__)
-    sections = ("peers", "pipeline", "growth")
-    parser.add_argument("--sections", nargs="+", default=sections, choices=sections)
+    parser.add_argument("--sections", nargs="+", default=list(sections), choices=sections)
     parser.add_argument("--rounds", type=int, default=8, help="timed steps, after three of warm-up")
-    parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--device", help="default: CUDA where there is one")
     parser.add_argument("--limit", type=int, default=5000, help="images in an epoch of the pipeline")
     parser.add_argument("--epochs", type=int, default=3, help="timed epochs of the pipeline")
     parser.add_argument("--tiles", nargs="+", type=int, default=[1000, 5000],
                         help="tiles in the measured epochs of `fit`")
     parser.add_argument("--out", help="another file for the measurements")
-    parser.add_argument("--one", type=json.loads, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.one:
-        print(json.dumps(one(**args.one)))
-        return
-    device = pick_device(args.device)
     for name in args.sections:                       # recorded one by one: a later failure loses nothing
-        if name == "peers":
-            result = peers(args.rounds, args.batch_size, device)
-            print(table(result))
-        elif name == "pipeline":
-            result = pipeline(args.limit, args.epochs, args.batch_size, device)
-            print(table(result["rows"]))
-        else:
-            result = {"model": growth(args.rounds, args.batch_size, device),
-                      "data": data_growth(args.tiles, args.batch_size, device)}
-            print(table(result["model"]), table(result["data"]), sep="\n\n")
-        record(name, {"result": result}, args.out)
+        facts = {"result": sections[name](args)}
+        print(*map(table, rows_of(facts)), sep="\n\n")
+        record(name, facts, args.out)
 
 
 if __name__ == "__main__":
