@@ -28,6 +28,11 @@ ROOT = Path(__file__).parent
 torch.set_num_threads(1)
 
 
+def pytest_configure(config):
+    """nbval would look for this file where pytest was started, which may be notebooks/."""
+    config.option.nbval_sanitize_with = str(ROOT / config.option.nbval_sanitize_with)
+
+
 def pytest_collectstart(collector):
     """nbval compares text; the noise on stderr and the other faces of an output are left out."""
     if hasattr(collector, "skip_compare"):

@@ -9,6 +9,7 @@ from .model import MLP, EncoderBlock, MultiHeadSelfAttention, VisionTransformer
 from .patches import patch_grid, patchify, random_patches, unpatchify
 from .pictures import Prediction, land_use_map, load_picture, predict
 from .pretrained import (
+    from_huggingface,
     from_torchvision,
     load_pretrained,
     load_published,

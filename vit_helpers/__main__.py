@@ -8,6 +8,7 @@ import argparse
 import shlex
 import sys
 from dataclasses import asdict, replace
+from glob import glob
 from pathlib import Path
 
 import torch
@@ -59,33 +60,39 @@ def train(args):
     settings = {key: value for key, value in asdict(recipe).items() if key != "model"}
     curves = {key: [round(x, 4) for x in value] for key, value in asdict(history).items()
               if key not in ("step_loss", "interrupted")}
-    save_pretrained(args.name or tiles.source, model, {
+    name = args.name or tiles.source
+    save_pretrained(name, model, {
         "source": tiles.source,
         "data": f"{tiles.source}, {len(tiles)} tiles, split {parts} with seed {args.split_seed}",
         "recipe": {"name": args.recipe, **settings}, "epochs": args.epochs, "seed": args.seed,
         "split_seed": args.split_seed, "test_tiles": len(test), "classes": tiles.classes,
         **{key: round(value, 4) for key, value in facts.items()}, **known, "history": curves,
         "command": "python -m vit_helpers " + shlex.join(sys.argv[1:])}, out)
+    print(f"the weights are in {out / name}.pt")
     return 0
 
 
 def judge(args):
-    """Evaluate shipped weights on the test part they were not trained on."""
-    facts = pretrained_facts(args.name)
-    _, test = load_tiles(facts["source"]).split(seed=facts["split_seed"])
+    """Evaluate trained weights on the test part they were not trained on."""
+    facts = pretrained_facts(args.weights)
+    if not args.data and facts["source"] not in ("eurosat", "synthetic"):
+        raise ValueError(f"{args.weights} learned from pictures of your own; say where: --data FOLDER")
+    model = load_pretrained(args.weights)
+    own = args.data and Tiles.from_folder(args.data, model.img_size[0])
+    _, test = (own or load_tiles(facts["source"])).split(seed=facts["split_seed"])
     if len(test) != facts["test_tiles"]:                 # another number of tiles is split differently
         raise ValueError(f"these weights were judged on {facts['test_tiles']} test tiles, here are "
                          f"{len(test)}, some of which they may have been trained on; unset VIT_SMOKE")
-    print(evaluate(load_pretrained(args.name), test))
+    print(evaluate(model, test))
     return 0
 
 
 def answer(args):
     """Say what image files show, three classes each; with --map, the explanation as a picture."""
     problems, known = 0, []
-    for path in args.image:
+    for path in expanded(args.image):
         try:
-            known.append((Path(path).name, predict(path, args.name)))
+            known.append((Path(path).name, predict(path, args.weights)))
         except (ValueError, OSError) as problem:         # one bad file must not hide the other answers
             print(f"error: {problem}", file=sys.stderr)
             problems += 1
@@ -102,11 +109,22 @@ def answer(args):
 
 def grade(args):
     """Say which exercises are right in notebooks that were handed in, by their stored outputs."""
-    for path in args.notebook:
-        found = verdicts(path)
+    problems = 0
+    for path in expanded(args.notebook):
+        try:
+            found = verdicts(path)
+        except (ValueError, OSError) as problem:         # the others count all the same
+            print(f"error: {problem}", file=sys.stderr)
+            problems += 1
+            continue
         others = [f"{name} {verdict}" for name, verdict in found.items() if verdict != "right"]
         print(f"{path}: {len(found) - len(others)} of {len(found)} right" + "; ".join(["", *others]))
-    return 0
+    return 2 if problems else 0
+
+
+def expanded(patterns):
+    """The files that patterns such as *.ipynb mean, which Windows' shells hand over as they are."""
+    return [path for pattern in patterns for path in sorted(glob(pattern, recursive=True)) or [pattern]]
 
 
 def give_address(args):
@@ -138,10 +156,12 @@ def main():
     option("--checkpoint", help="a file to write after each epoch, and to go on from if it is there")
     option("--name", help="of the weights; default: the source")
     option("--out", help="the folder for NAME.pt and NAME.json; default: the package's, with --data: weights")
-    add("evaluate", judge)("--name", default="eurosat", help="which shipped weights")
+    option = add("evaluate", judge)
+    option("--weights", "--name", default="eurosat", help="shipped ones, or a file such as weights/mine.pt")
+    option("--data", metavar="FOLDER", help="the pictures of your own that they were trained on")
     option = add("predict", answer)
     option("image", nargs="+", metavar="IMAGE", help="an image file of any size; its middle square is taken")
-    option("--name", default="eurosat", choices=("eurosat", "synthetic"), help="which shipped weights")
+    option("--weights", "--name", default="eurosat", help="shipped ones, or a file such as weights/mine.pt")
     option("--map", metavar="OUT.png", help="write each picture with where the model reads its class")
     add("grade", grade)("notebook", nargs="+", metavar="NOTEBOOK", help="of students, run and saved by them")
     option = add("publish", give_address)

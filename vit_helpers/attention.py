@@ -7,8 +7,17 @@ from .runtime import eval_mode
 LIMIT = 100e6                                            # bytes of attention maps that are held at once
 
 
+def check_model(model):
+    """Raise TypeError for a model of others, which has no `embed` and whose blocks keep their weights."""
+    if not hasattr(model, "embed"):
+        raise TypeError(f"this needs the VisionTransformer of vit_helpers, not {type(model).__module__}."
+                        f"{type(model).__name__}; load its weights into one (lesson 12), or give the model "
+                        "that is inside a wrapper")
+
+
 def bytes_of_maps(model):
     """The bytes that the attention maps of one image take: float32 (L, H, N, N)."""
+    check_model(model)
     N = model.grid[0] * model.grid[1] + int(model.cls_token is not None)
     return 4 * N * N * sum(block.attn.num_heads for block in model.blocks)
 
@@ -129,6 +138,7 @@ def patch_evidence(model, images):
     *tokens* the model reads a class; attention has mixed the patches before. Raises ValueError for a model
     with a CLS token.
     """
+    check_model(model)
     if model.pool != "mean":
         raise ValueError("evidence by patch needs a model with pool='mean'; with a CLS token the head reads "
                          "one token only: use gradient_rollout")

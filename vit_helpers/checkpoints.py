@@ -1,7 +1,9 @@
 """Checkpoints: everything that an interrupted training needs to go on; and weights from files."""
 
+import copy
 import hashlib
 import io
+import re
 from dataclasses import asdict
 from pathlib import Path
 
@@ -31,7 +33,7 @@ def load_checkpoint(path, *, model, optimizers=(), schedules=(), generator=None,
     if settings is not None and state["settings"] != settings:
         other = {k: v for k, v in (state["settings"] or {}).items() if settings.get(k) != v}
         raise ValueError(f"{path} belongs to a run with other settings: {other}; use these, or another file")
-    model.load_state_dict(state["model"])
+    load_weights(model, state["model"])
     for things, saved in ((optimizers, state["optimizers"]), (schedules, state["schedules"])):
         for thing, values in zip(things, saved if things else (), strict=True):
             thing.load_state_dict(values)
@@ -43,12 +45,33 @@ def load_checkpoint(path, *, model, optimizers=(), schedules=(), generator=None,
         vars(history).update(state["history"])
 
 
+# What other ViTs have and ours has not, by a part of the names of its parameters.
+OTHERS = {"dist": "the second token and head of a distilled ViT (DeiT); about weights see lesson 12",
+          r"\breg": "registers, tokens that belong to no patch; exercise 7.4 builds a model with them",
+          r"\bls[12]\b|layer_?scale": "LayerScale, a learned factor on what each half of a block adds; about "
+                                      "these halves see lesson 06",
+          "pooler": "a pooler, which a classifier does not use; leave its entries out"}
+
+
+def others(names):
+    """What weights with these names have that ours have not, as the end of a sentence; empty if unknown."""
+    found = [what for word, what in OTHERS.items() if any(re.search(word, name) for name in names)]
+    return f"\nThese weights have {', and '.join(found)}" if found else ""
+
+
+def bare(name):
+    """The name of a parameter without what torch.compile and DataParallel put into it."""
+    return re.sub(r"\b(_orig_mod|module)\.", "", name)
+
+
 def load_weights(model, weights, sha256=None):
     """Put weights into `model`: a state dict, or the path of a file that holds one. Returns the model.
 
-    Names are the course's, which are timm's; for torchvision's pass from_torchvision(weights). sha256: the
-    checksum that the file must have. Raises FileNotFoundError, and ValueError for a damaged file; PyTorch
-    names the entries that do not fit.
+    Names are the course's, which are timm's; for others pass from_torchvision(weights) or
+    from_huggingface(weights). A checkpoint counts for its model, and prefixes of torch.compile and
+    DataParallel do not matter. sha256: the checksum that the file must have. Raises FileNotFoundError,
+    ValueError for a damaged file, and RuntimeError, in which PyTorch names the entries that do not fit; then
+    the model is as it was.
     """
     if isinstance(weights, (str, Path)):
         found = hashlib.sha256(Path(weights).read_bytes()).hexdigest()
@@ -56,6 +79,21 @@ def load_weights(model, weights, sha256=None):
             raise ValueError(f"{weights} has the checksum {found[:12]}... in place of {sha256[:12]}...: it "
                              "was damaged or replaced; fetch it again")
         weights = read(weights)
+    for whole in ("model", "state_dict"):                # of a checkpoint, ours or Lightning's
+        weights = weights[whole] if isinstance(weights.get(whole), dict) else weights
+    own = model.state_dict()
+    names = {bare(name): name for name in own}
+    weights = {names.get(bare(name), name): value for name, value in weights.items()}
+    ours, theirs = ({name: getattr(v, "shape", None) for name, v in each.items()} for each in (own, weights))
+    if ours != theirs:
+        try:
+            copy.deepcopy(model).load_state_dict(weights)        # it loads what fits before it complains
+        except RuntimeError as problem:
+            embeds = "patch_embed.proj.weight"
+            size = ours.get("pos_embed") != theirs.get("pos_embed") and ours.get(embeds) == theirs.get(embeds)
+            advice = ("\nThe positions are those of another image size: build the model for that size, load "
+                      "the weights, then call model.set_img_size") * size
+            raise RuntimeError(f"{problem}{others(theirs)}{advice}") from None
     model.load_state_dict(weights)
     return model
 

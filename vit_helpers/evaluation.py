@@ -2,11 +2,13 @@
 
 import math
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 
 from .data import Tiles, batches, dihedral_views
+from .pretrained import load_pretrained
 from .runtime import eval_mode
 
 
@@ -107,10 +109,18 @@ def check_classes(logits, tiles):
                          f"{len(tiles.classes)} classes; build it with num_classes={len(tiles.classes)}")
 
 
+def check_tiles(tiles):
+    """Raise TypeError for anything but Tiles, ValueError for none, in a sentence that names the next step."""
+    if not isinstance(tiles, Tiles):
+        raise TypeError(f"this takes Tiles, not {type(tiles).__name__}; use Tiles.from_folder(folder) for "
+                        "pictures of your own, or Tiles(images, labels, classes) for tensors")
+    if not len(tiles):
+        raise ValueError("there are no tiles; give at least one")
+
+
 def answers(function, model, tiles, batch_size):
     """`function` of all images, batch by batch, in eval mode on the model's device; float32 on the CPU."""
-    if not isinstance(tiles, Tiles) or not len(tiles):
-        raise ValueError(f"this needs Tiles, at least one, not {tiles!r:.80}")
+    check_tiles(tiles)
     device = next(model.parameters()).device
     with eval_mode(model), torch.no_grad():
         parts = [function(images.to(device)).float().cpu() for images, _ in batches(tiles, batch_size)]
@@ -118,13 +128,16 @@ def answers(function, model, tiles, batch_size):
 
 
 def evaluate(model, tiles, batch_size=256, *, views=1):
-    """Evaluation of `model` on Tiles, in eval mode and float32, on the device of the model.
+    """Evaluation of `model`, or of weights (see `load_pretrained`), on Tiles, in float32, on its device.
 
     With views=8 the probabilities are averaged over the flips and transposes of each tile (`dihedral_views`),
     for eight times the work; the Evaluation's logits are then the logarithms of these averages. Raises
-    ValueError for no tiles, and for a model whose number of logits is not the number of classes.
+    TypeError for other data than Tiles, ValueError for none of them, for other views, and for a model whose
+    number of logits is not the number of classes.
     """
-    assert views in (1, 8), f"views={views}: 1, or 8 for all flips and transposes"
+    if views not in (1, 8):
+        raise ValueError(f"views={views!r} is neither 1 nor 8, for all flips and transposes")
+    model = load_pretrained(model) if isinstance(model, (str, Path)) else model
 
     def logits_of(images):
         if views == 1:

@@ -96,8 +96,7 @@ class VisionTransformer(nn.Module):
         if positions == "learned":
             self.pos_embed = nn.Parameter(torch.zeros(1, prefix + N, embed_dim))
         elif positions == "sincos":                          # a formula needs no place in the state dict
-            table = F.pad(sincos_positions(self.grid, embed_dim), (0, 0, prefix, 0))
-            self.register_buffer("pos_embed", table[None], persistent=False)
+            self.register_buffer("pos_embed", self.sincos_table(), persistent=False)
         else:
             self.pos_embed = None
         self.drop = nn.Dropout(dropout)
@@ -143,16 +142,30 @@ class VisionTransformer(nn.Module):
         """Images float (B, C, height, width) -> logits (B, num_classes). kept: see forward_features."""
         return self.forward_head(self.forward_features(images, kept))
 
+    def sincos_table(self):
+        """The sine-cosine positions (1, N[+1], D) of the size in the config, stretched to the size of now."""
+        grid = patch_grid(self.config["img_size"], self.config["patch_size"])
+        table = sincos_positions(grid, self.config["embed_dim"])
+        table = F.pad(table, (0, 0, int(self.pool == "cls"), 0))[None]
+        return table if grid == self.grid else interpolate_positions(table, grid, self.grid)
+
+    def _apply(self, fn, recurse=True):                      # what to() and to_empty() are made of
+        empty = self.config["positions"] == "sincos" and self.pos_embed.is_meta
+        super()._apply(fn, recurse)
+        if empty and not self.pos_embed.is_meta:             # which no state dict will fill
+            self.pos_embed.copy_(self.sincos_table())
+        return self
+
     def set_img_size(self, img_size):
         """Take images of another size from now on; stretches the positions. Returns the model."""
-        grid = patch_grid(img_size, self.config["patch_size"])
-        if self.pos_embed is not None:
-            stretched = interpolate_positions(self.pos_embed.detach(), self.grid, grid)
-            if isinstance(self.pos_embed, nn.Parameter):     # saved with the new size; a table is made anew
-                stretched = nn.Parameter(stretched, requires_grad=self.pos_embed.requires_grad)
-                self.config["img_size"] = img_size
-            self.pos_embed = stretched
-        self.img_size, self.grid = pair(img_size), grid
+        old, self.grid = self.grid, patch_grid(img_size, self.config["patch_size"])
+        self.img_size = pair(img_size)
+        if isinstance(self.pos_embed, nn.Parameter):         # saved with the new size
+            stretched = interpolate_positions(self.pos_embed.detach(), old, self.grid)
+            self.pos_embed = nn.Parameter(stretched, requires_grad=self.pos_embed.requires_grad)
+            self.config["img_size"] = img_size
+        elif self.pos_embed is not None:
+            self.pos_embed = self.sincos_table().to(self.pos_embed)
         return self
 
 

@@ -1,5 +1,9 @@
-"""Pictures of your own: read an image file, let a trained model say what it shows, map a large one."""
+"""Pictures of your own: read whatever you have, let a trained model say what it shows, map a large one."""
 
+import io
+import math
+import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,36 +16,120 @@ from .pretrained import load_pretrained, pretrained_facts
 from .runtime import eval_mode, smoke
 
 MOST_PIXELS = 100_000_000                                # larger pictures are refused before they are decoded
+FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "GIF", "BMP")
+WHITES = (1, 255, 3000, 4095, 65535)                     # floats, bytes, reflectance, 12 bits, 16 bits
+BANDS = ("read it as an array (H, W, bands), with tifffile.imread for example, and choose three of them: "
+         "array[..., [3, 2, 1]] is red, green and blue of Sentinel-2's thirteen")
 
 
-def load_picture(path, size=64):
-    """Any image file as uint8 (3, size, size): upright, in color, its middle square, smoothly shrunk.
+def load_picture(picture, size=64, white=None):
+    """Any picture as uint8 (3, size, size): upright, in color, its middle square, smoothly shrunk.
 
-    Rotation notes of cameras (EXIF) are followed; grayscale, palette and 16-bit pictures become RGB; what is
-    transparent becomes white; of several frames the first is taken. Raises FileNotFoundError, and ValueError
-    for a file that is no image, damaged, or larger than 100 million pixels.
+    For `picture`, `white` and what is refused see `as_rgb`.
     """
     from PIL import Image, ImageOps  # here, so that importing the package stays quick
 
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"there is no file {path}; check the name and the folder")
-    try:
-        with Image.open(path, formats=["PNG", "JPEG", "TIFF", "WEBP", "GIF", "BMP"]) as image:
-            if image.width * image.height > MOST_PIXELS:
-                raise ValueError(f"it has {image.width:,} x {image.height:,} pixels")
-            image = ImageOps.exif_transpose(image)
-            if image.mode in ("I", "F") or image.mode.startswith("I;16"):        # 16 bits or more a pixel
-                values = np.asarray(image, dtype=np.float32)
-                top = 65535 if values.max() > 255 else 255
-                image = Image.fromarray((values.clip(0, top) * (255 / top)).astype(np.uint8))
-            if "A" in image.getbands() or "transparency" in image.info:
-                image = image.convert("RGBA")
-                image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-            image = ImageOps.fit(image.convert("RGB"), (size, size), Image.Resampling.BICUBIC)
-    except Exception as problem:                         # Pillow's many ways to say that the data is wrong
-        raise ValueError(f"{path} cannot be read as a picture ({problem}); save it again as PNG, JPEG, TIFF, "
-                         f"WebP, GIF or BMP, of at most {MOST_PIXELS:,} pixels") from problem
+    image = ImageOps.fit(as_rgb(picture, white), (size, size), Image.Resampling.BICUBIC)
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()       # (S, S, 3) -> (3, S, S)
+
+
+def as_rgb(picture, white=None):
+    """Any picture that people have as a PIL image in 8-bit RGB, upright (EXIF), of its own size.
+
+    picture: a path, bytes, an open file, a PIL image, or an array (H, W), (H, W, 3), (3, H, W), with alpha
+    uint8 (H, W, 4). Gray, palettes and CMYK become RGB; what is transparent becomes white; of several frames
+    the first is taken. white: which number becomes 255 where they are not bytes; by default the first of 1,
+    255, 3000 (reflectance), 4095 (12 bits) and 65535 that none is above. Raises FileNotFoundError; ValueError
+    for an address, for a file that is no picture, damaged, or larger than 100 million pixels, for more than
+    three bands, for NaN, and for a range that does not tell: negative, or all below a quarter of that white.
+    """
+    from PIL import Image, ImageOps
+
+    name = str(picture) if isinstance(picture, (str, os.PathLike)) else "the picture"
+    if isinstance(picture, Image.Image):
+        image = ImageOps.exif_transpose(picture)
+    else:
+        image = np.asarray(picture) if hasattr(picture, "__array__") else read(picture, name, white)
+    if isinstance(image, np.ndarray) or image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        image = Image.fromarray(as_bytes(np.asarray(image), name, white))
+    if {"A", "a"} & set(image.getbands()) or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
+
+
+def read(file, name, white):
+    """A path, bytes or an open file -> its PIL image, upright, or an array uint16 (H, W, 3); see `as_rgb`."""
+    from PIL import Image, ImageOps
+
+    if not isinstance(file, (str, os.PathLike)):
+        file = io.BytesIO(file.read() if hasattr(file, "read") else file)
+    elif name.startswith(("http:", "https:")):
+        raise ValueError(f"{name} is an address; download the picture first, then give its file")
+    elif not Path(file).is_file():
+        raise FileNotFoundError(f"there is no file {name}; check the name and the folder")
+    try:
+        with Image.open(file, formats=FORMATS) as opened:
+            size, tags = opened.size, getattr(opened, "tag_v2", {})      # the tags of a TIFF
+            if size[0] * size[1] > MOST_PIXELS:
+                raise ValueError(f"it has {size[0]:,} x {size[1]:,} pixels")
+            deep = ";16" in str(opened.tile) and len(opened.getbands()) > 1
+            image = ImageOps.exif_transpose(opened)
+            pages = opened.n_frames if tags else 1
+            if pages > 1:
+                opened.seek(1)                           # smaller ones are overviews of the first
+                pages = pages if opened.size == size else 1
+        # Of 16 bits in each color Pillow keeps the upper eight; of 12 bits or reflectance nearly nothing.
+        if deep and (white or max(top for _, top in image.getextrema()[:3]) < 64):
+            image = np.asarray(image, np.uint16) * 256 + np.asarray(lower_bytes(file), np.uint16)
+    except Exception as problem:                         # Pillow's many ways to say that the data is wrong
+        raise ValueError(f"{name} cannot be read as a picture ({problem}); save it again as PNG, JPEG, TIFF, "
+                         f"WebP, GIF or BMP, of at most {MOST_PIXELS:,} pixels" + f"; if it is a TIFF of "
+                         f"several bands or of floats, {BANDS}" * ("identify" in str(problem))) from problem
+    bands = tags.get(277, 1)
+    planes = bands > 1 and tags.get(284) == 2 and max(tags.get(258, (8,))) > 8       # Pillow mixes them up
+    if planes or pages > 1 or bands > (3 if isinstance(image, np.ndarray) else len(image.getbands())):
+        raise ValueError(f"{name} has {max(bands, pages)} bands or pages, not one picture; {BANDS}")
+    return image
+
+
+def lower_bytes(file):
+    """The lower eight of each 16 bits of an image file: as if the other byte of each number came first."""
+    from PIL import Image, ImageOps
+
+    with Image.open(file, formats=FORMATS) as image:
+        other = str.maketrans("LBN", "BLB" if sys.byteorder == "little" else "BLL")
+        for i, tile in enumerate(image.tile):
+            mode, *rest = [tile.args] if isinstance(tile.args, str) else tile.args       # such as "RGB;16L"
+            mode = mode[:-1] + mode[-1].translate(other)
+            image.tile[i] = tile._replace(args=(mode, *rest) if rest else mode)
+        return ImageOps.exif_transpose(image)
+
+
+def as_bytes(values, name, white):
+    """Numbers (H, W), (H, W, 3) or (3, H, W) -> uint8 (H, W[, 3]), in which `white` is 255; see `as_rgb`."""
+    shape, bands = values.shape, (3, 4) if values.dtype == np.uint8 else (3,)
+    if values.ndim == 3 and shape[2] not in (1, *bands) and shape[0] in (1, 3):
+        values = np.moveaxis(values, 0, 2)
+    if values.ndim == 3 and values.shape[2] == 1:
+        values = values[:, :, 0]
+    if values.ndim != 2 and (values.ndim != 3 or values.shape[2] not in bands):
+        raise ValueError(f"{name} is an array {shape} of {values.dtype}, not (H, W) or (H, W, 3); of more "
+                         "bands choose three: array[..., [3, 2, 1]] is Sentinel-2's red, green and blue")
+    if values.dtype == np.uint8:
+        return np.ascontiguousarray(values)
+    values = values.astype(np.float32)
+    low, high = values.min(), values.max()
+    if not np.isfinite(high - low):
+        raise ValueError(f"{name} has values that are not finite (NaN), often where there is no data; "
+                         "replace them, as np.nan_to_num(array) does")
+    if white is None:
+        white = next((white for white in WHITES if high <= white), np.inf)
+        if low < 0 or high < white / 4:
+            raise ValueError(f"the values of {name} run from {low:g} to {high:g}, which does not tell "
+                             "what is white; say it, as in load_picture(picture, white=3000): 1 for floats, "
+                             "255 for bytes, 3000 for reflectance, 4095 for 12 bits, 65535 for 16 bits")
+    return (values.clip(0, white) * (255 / white)).astype(np.uint8)
 
 
 @dataclass(frozen=True)
@@ -49,7 +137,7 @@ class Prediction:
     """A model's answer to one picture: `image` uint8 (3, S, S) as it saw it, `probabilities` (K,), `classes`.
 
     `familiar`, -1 to 1: how much the picture resembles the training tiles of some class; `usual`: whether as
-    much as 95 % of the validation tiles do. See lesson 09. `model` is the one that was asked.
+    much as 95 % of the validation tiles do, True without any (lesson 09). `model` is the one that was asked.
     """
 
     image: torch.Tensor
@@ -60,25 +148,27 @@ class Prediction:
     model: torch.nn.Module
 
     def __str__(self):
-        top, index = self.probabilities.topk(3)
+        top, index = self.probabilities.topk(min(3, len(self.classes)))
         said = ", ".join(f"{self.classes[i]} {p:.1%}" for p, i in zip(top, index, strict=True))
         return said if self.usual else f"{said} (unlike the tiles the model knows: do not rely on it)"
 
 
 def predict(picture, name="auto"):
-    """The Prediction of the shipped weights `name` for an image file, or an image uint8 (3, 64, 64).
+    """The Prediction of trained weights for any picture (see `as_rgb`), or an image uint8 (3, S, S) as it is.
 
-    The probabilities are calibrated: logits are divided by the temperature that was best on validation tiles.
+    name: shipped weights, or the path of your own, see `load_pretrained`. Their probabilities are calibrated
+    where they were made with validation tiles: logits are divided by the temperature that was best on them.
     """
     model, facts = load_pretrained(name), pretrained_facts(name)
-    if "temperature" not in facts:
-        raise ValueError(f"the confidence of {facts['name']!r} was never checked; choose 'eurosat'")
     image = picture if torch.is_tensor(picture) else load_picture(picture, model.img_size[0])
     with torch.no_grad():
         pooled = model.pooled(model.forward_features(normalize(image)[None]))        # (1, D)
-        probabilities = (model.head(pooled)[0] / facts["temperature"]).softmax(dim=0)    # (K,)
-    familiar = familiarity(pooled, torch.tensor(facts["class_means"])).item()
-    return Prediction(image, probabilities, CLASSES, familiar, familiar >= facts["usual_from"], model)
+        probabilities = (model.head(pooled)[0] / facts.get("temperature", 1)).softmax(dim=0)     # (K,)
+    familiar = math.nan
+    if "class_means" in facts:
+        familiar = familiarity(pooled, torch.tensor(facts["class_means"])).item()
+    usual = not familiar < facts.get("usual_from", -1)
+    return Prediction(image, probabilities, tuple(facts.get("classes", CLASSES)), familiar, usual, model)
 
 
 def land_use_map(model, picture, stride=16, batch_size=256):

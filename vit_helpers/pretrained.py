@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from .checkpoints import load_weights, write
+from .checkpoints import load_weights, others, write
 from .model import VisionTransformer
 from .runtime import atomic_write, eval_mode, smoke
 
@@ -23,20 +23,36 @@ def load_pretrained(name="auto"):
 
     name: "eurosat" (trained on EuroSAT's 64x64 tiles), "synthetic" (on the stand-in tiles), "eurosat-plain"
     (EuroSAT with the plain recipe, for comparison), or "auto": "eurosat", under VIT_SMOKE "synthetic". What
-    each reached, and how to make it again: `pretrained_facts(name)`. Raises ValueError for any other name.
+    each reached, and how to make it again: `pretrained_facts(name)`. Or the path of weights of your own, such
+    as "weights/mine.pt", with the facts beside them in mine.json, as `python -m vit_helpers train` and
+    `save_pretrained` write them. Raises ValueError for any other name, FileNotFoundError.
     """
     facts = pretrained_facts(name)
     model = VisionTransformer(**facts["model"])
-    return load_weights(model, WEIGHTS / f"{facts['name']}.pt", facts.get("sha256")).eval()
+    return load_weights(model, facts_file(name).with_suffix(".pt"), facts.get("sha256")).eval()
 
 
 def pretrained_facts(name="auto"):
-    """How shipped weights were made and what they reached: model, recipe, split, seed, accuracy, command."""
+    """How weights were made and what they reached: model, recipe, split, seed, accuracy, command; a dict."""
+    return json.loads(facts_file(name).read_text(encoding="utf-8"))
+
+
+def facts_file(name):
+    """The json file beside the weights of that name or path."""
     name = ("synthetic" if smoke() else "eurosat") if name == "auto" else name
+    if Path(name).suffix == ".pt":
+        file = Path(name).with_suffix(".json")
+        for path in (Path(name), file):
+            if not path.is_file():
+                raise FileNotFoundError(f"there is no file {path}; weights of your own are two files, {name} "
+                                        f"and {file.name}, as `train` writes them. For other weights build "
+                                        "the model and use load_weights(model, path)")
+        return file
     known = sorted(path.stem for path in WEIGHTS.glob("*.json"))
     if name not in known:
-        raise ValueError(f"no shipped weights are named {name!r}; choose {' or '.join(map(repr, known))}")
-    return json.loads((WEIGHTS / f"{name}.json").read_text(encoding="utf-8"))
+        raise ValueError(f"no shipped weights are named {name!r}; choose {' or '.join(map(repr, known))}, or "
+                         "give the path of your own, such as 'weights/mine.pt'")
+    return WEIGHTS / f"{name}.json"
 
 
 def measured(name):
@@ -63,15 +79,35 @@ def save_pretrained(name, model, facts, folder=WEIGHTS, dtype=None):
         temporary.write_text(json.dumps(known, indent=2, default=int) + "\n", encoding="utf-8")
 
 
-# torchvision's names, and ours, which are timm's. The inner ones come after
-# "encoder.layers.encoder_layer_3.".
-OUTER = {"class_token": "cls_token", "conv_proj.weight": "patch_embed.proj.weight",
-         "conv_proj.bias": "patch_embed.proj.bias", "encoder.pos_embedding": "pos_embed",
-         "encoder.ln.weight": "norm.weight", "encoder.ln.bias": "norm.bias",
-         "heads.head.weight": "head.weight", "heads.head.bias": "head.bias"}
-INNER = {"ln_1": "norm1", "ln_2": "norm2", "self_attention.in_proj_": "attn.qkv",
-         "self_attention.out_proj": "attn.proj", "mlp.0": "mlp.fc1", "mlp.3": "mlp.fc2",
-         "mlp.linear_1": "mlp.fc1", "mlp.linear_2": "mlp.fc2"}
+# Other names of our modules, outside the blocks and in them; ours are timm's.
+TORCHVISION = ({"class_token": "cls_token", "conv_proj": "patch_embed.proj", "heads.head": "head",
+                "encoder.pos_embedding": "pos_embed", "encoder.ln": "norm"},
+               {"ln_1": "norm1", "ln_2": "norm2", "self_attention.in_proj": "attn.qkv",
+                "self_attention.out_proj": "attn.proj", "mlp.0": "mlp.fc1", "mlp.3": "mlp.fc2",
+                "mlp.linear_1": "mlp.fc1", "mlp.linear_2": "mlp.fc2"})
+HUGGING_FACE = ({"embeddings.cls_token": "cls_token", "embeddings.position_embeddings": "pos_embed",
+                 "embeddings.patch_embeddings.projection": "patch_embed.proj", "layernorm": "norm",
+                 "classifier": "head"},
+                {"layernorm_before": "norm1", "layernorm_after": "norm2", "attention.qkv": "attn.qkv",
+                 "attention.output.dense": "attn.proj", "intermediate.dense": "mlp.fc1",
+                 "output.dense": "mlp.fc2"})
+
+
+def renamed(state_dict, names, whose):
+    """The state dict under our names; raises ValueError that lists the entries which have none."""
+    (outer, inner), new, unknown = names, {}, []
+    for name, value in state_dict.items():
+        module, kind = re.fullmatch(r"(.*?)(?:[._](weight|bias))?", name).groups()
+        block = re.fullmatch(r"encoder\.(?:layers\.encoder_layer_|layer\.)(\d+)\.(.+)", module)
+        ours = f"blocks.{block[1]}.{inner[block[2]]}" if block and block[2] in inner else outer.get(module)
+        if ours is None:
+            unknown.append(name)
+        new[f"{ours}.{kind}" if kind else ours] = value
+    if unknown:
+        more = "; timm's names need no renaming: pass the state dict as it is" * ("cls_token" in unknown)
+        raise ValueError(f"these entries have no place in a VisionTransformer, under {whose} names: "
+                         + ", ".join(unknown) + more + others(unknown))
+    return new
 
 
 def from_torchvision(state_dict):
@@ -80,20 +116,21 @@ def from_torchvision(state_dict):
     Only names change: torchvision's `in_proj_weight` packs Q, K, V by rows as `qkv` does, without a
     transpose. Raises ValueError that lists the entries which have no place in a VisionTransformer.
     """
-    renamed, unknown = {}, []
-    for name, value in state_dict.items():
-        new = OUTER.get(name)
-        block = re.fullmatch(r"encoder\.layers\.encoder_layer_(\d+)\.(.+?)(weight|bias)", name)
-        if block and (inner := INNER.get(block[2].removesuffix("."))):
-            new = f"blocks.{block[1]}.{inner}.{block[3]}"
-        if new is None:
-            unknown.append(name)
-        renamed[new] = value
-    if unknown:
-        more = "; timm's names need no renaming: pass the state dict as it is" * ("cls_token" in unknown)
-        raise ValueError("these entries have no place in a VisionTransformer, under torchvision's names: "
-                         + ", ".join(unknown) + more)
-    return renamed
+    return renamed(state_dict, TORCHVISION, "torchvision's")
+
+
+def from_huggingface(state_dict):
+    """The state dict of Hugging Face's ViTForImageClassification under the course's (timm's) names.
+
+    Its query, key and value are stacked by rows. Its LayerNorms have eps 1e-12, ours 1e-6. For a ViTModel,
+    which has no head, keep your own: load_weights(model, {**model.state_dict(), **from_huggingface(theirs)}).
+    Raises ValueError that lists the entries which have no place in a VisionTransformer.
+    """
+    state = {name.removeprefix("vit."): value for name, value in state_dict.items()}
+    for name in [name for name in state if ".attention.attention.query." in name]:
+        parts = [state.pop(name.replace("query", part)) for part in ("query", "key", "value")]
+        state[name.replace("attention.query", "qkv")] = torch.cat(parts)         # 3 times (D, D) -> (3D, D)
+    return renamed(state, HUGGING_FACE, "Hugging Face's")
 
 
 def load_published(name="vit_b_16"):

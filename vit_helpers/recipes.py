@@ -1,5 +1,6 @@
 """The named recipes of training: learning rates, schedules, optimizers."""
 
+import re
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -86,15 +87,24 @@ def orthogonalized(matrices):
     return x.mT if matrices.shape[1] > matrices.shape[2] else x
 
 
+BLOCK = re.compile(r"\bblocks\.(\d+)\.")               # in the name of a parameter, also inside a wrapper
 OPTIMIZERS = {"sgd": partial(torch.optim.SGD, momentum=0.9, nesterov=True), "adam": torch.optim.Adam,
               "adamw": torch.optim.AdamW, "muon": torch.optim.AdamW}
 
 
 def make_optimizers(model, recipe):
-    """The optimizers of a recipe as a list of one, or of two: [Muon, AdamW]."""
+    """The optimizers of a recipe as a list of one, or of two: [Muon, AdamW].
+
+    Parameters are told apart by timm's names, whatever a wrapper puts before them. Raises ValueError where
+    layer_decay finds no blocks.
+    """
     muon, rest = {}, {}                                  # parameters, by what they have in common
+    blocks = [int(number) for name, _ in model.named_parameters() for number in BLOCK.findall(name)]
+    if recipe.layer_decay < 1 and not blocks:
+        raise ValueError(f"{type(model).__name__} has no parameters named `blocks.0...`, so no layers whose "
+                         "learning rates could differ; use recipe=dataclasses.replace(recipe, layer_decay=1)")
     for name, p in model.named_parameters():
-        share = recipe.layer_decay ** layers_above(name, model)
+        share = recipe.layer_decay ** layers_above(name, max(blocks, default=-1) + 1)
         if p.requires_grad and recipe.optimizer == "muon" and "blocks." in name and p.ndim == 2:
             muon.setdefault(share, []).append(p)
         elif p.requires_grad:
@@ -110,12 +120,11 @@ def make_optimizers(model, recipe):
     return optimizers
 
 
-def layers_above(name, model):
+def layers_above(name, depth):
     """How many layers are between a parameter and the logits: 0 for the head, depth + 1 for the embedding."""
-    blocks = len(getattr(model, "blocks", ()))
-    if name.startswith("blocks."):
-        return blocks - int(name.split(".")[1])
-    return blocks + 1 if name.startswith(("patch_embed", "cls_token", "pos_embed")) else 0
+    if block := BLOCK.search(name):
+        return depth - int(block[1])
+    return depth + 1 if re.search(r"\b(patch_embed|cls_token|pos_embed)\b", name) else 0
 
 
 def learning_rate_factor(recipe, step, steps):

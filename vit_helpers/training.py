@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 
 from .checkpoints import load_checkpoint, save_checkpoint
-from .data import Tiles, batches, cutmix
+from .data import batches, cutmix
 from .distributed import all_reduce_sum, data_parallel, rank, world_size
-from .evaluation import check_classes, evaluate
+from .evaluation import check_classes, check_tiles, evaluate
 from .patches import random_patches
 from .recipes import GOOD, make_optimizers, make_schedules
 from .runtime import Progress, has_fast_bf16, pick_device, smoke
@@ -105,7 +105,7 @@ def fit(model, train, test=None, *, epochs, recipe=GOOD, seed=0, device=None, ch
     ValueError for what cannot be learned from, and FloatingPointError for a loss that is not finite: then the
     model is back at its last good epoch, and the history so far is in the error's `history`.
     """
-    check_fit(model, train, epochs, recipe)
+    check_fit(model, train, test, epochs, recipe)
     device = pick_device(device)
     model.to(device)
     if (n := world_size()) > 1:                          # equally many for each, so all take as many steps
@@ -166,20 +166,26 @@ def fit(model, train, test=None, *, epochs, recipe=GOOD, seed=0, device=None, ch
     return history
 
 
-def check_fit(model, train, epochs, recipe):
+def check_fit(model, train, test, epochs, recipe):
     """The door: raise TypeError or ValueError for what cannot be learned from, before the run has begun."""
-    if not isinstance(train, Tiles):
-        raise TypeError(f"fit learns from Tiles, not {type(train).__name__}; use Tiles.from_folder(folder) "
-                        "for pictures of your own, or Tiles(images, labels, classes) for tensors")
+    for tiles in (train,) if test is None else (train, test):
+        check_tiles(tiles)
     if len(train.labels.unique()) < 2:
         raise ValueError(f"training needs tiles of at least two classes; these {len(train)} tiles have "
                          f"{len(train.labels.unique())}")
     if not 0 < epochs < math.inf:
         raise ValueError(f"epochs={epochs!r} must be a number above 0, such as 5 or 0.8")
     drops = recipe.keep_tokens < 1 and recipe.keep_until > 0
-    if drops and "kept" not in inspect.signature(model.forward).parameters:
+    if drops and "kept" not in inspect.signature(innermost(model).forward).parameters:
         raise ValueError(f"{type(model).__name__} cannot leave patches out, as this recipe asks; use "
                          "recipe=dataclasses.replace(recipe, keep_tokens=1.0)")
+
+
+def innermost(model):
+    """The model inside torch.compile, DataParallel and DistributedDataParallel."""
+    for name in ("module", "_orig_mod", "module"):
+        model = getattr(model, name, model)
+    return model
 
 
 def batch_losses(model, train, recipe, generator, progress, hits):
@@ -193,7 +199,7 @@ def batch_losses(model, train, recipe, generator, progress, hits):
             images, own = cutmix(images, generator)
         kept = {}
         if recipe.keep_tokens < 1 and step / total < recipe.keep_until:
-            N = math.prod(getattr(model, "module", model).grid)
+            N = math.prod(innermost(model).grid)
             kept["kept"] = random_patches(len(images), N, recipe.keep_tokens).to(images.device)
         logits = model(images, **kept).float()           # (B, K)
         check_classes(logits, train)
