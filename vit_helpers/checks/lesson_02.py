@@ -8,7 +8,7 @@ from .base import exercise
 
 
 @exercise(
-    cases=lambda: [(1, 2, 4, 2), (25, 42, 64, 8), (9, 30, 32, 4), (0, 0, 96, 16), (50, 17, 96, 16)],
+    cases=lambda: [(2, 3, 6, 2), (25, 42, 64, 8), (9, 30, 32, 4), (0, 0, 96, 16), (50, 17, 96, 16)],
     mistakes={
         "the patch row is multiplied by the patch size; each row of patches holds width // P of them, which "
         "for 64 and 8 is 8 as well.": lambda row, column, width, P: row // P * P + column // P,
@@ -41,8 +41,8 @@ def split_photos(photos, P):
         "inside a patch the colors of a pixel are still side by side; channels come before "
         "rows and columns.":
             lambda photos, P: split_photos(photos, P).permute(0, 1, 3, 2, 4, 5).flatten(3).flatten(1, 2),
-        "there is no permute, so the pieces are cut line by line from memory; bring both patch axes to the "
-        "front first.":
+        "there is no permute, so the pieces are cut along the lines of the photo; bring both patch axes "
+        "to the front first.":
             lambda photos, P: photos.reshape(photos.shape[0], -1, photos.shape[3] * P * P),
         "inside a patch, row and column are swapped: every patch is mirrored along its diagonal.":
             lambda photos, P: split_photos(photos, P).permute(0, 1, 3, 5, 4, 2).flatten(3).flatten(1, 2),
