@@ -39,10 +39,13 @@ def answers(scenes, queries, seed=0):
     dict(pool="mean", positions="sincos"), dict(positions="none", stem="conv"), dict(img_size=(32, 48))])
 def test_there_is_a_class_and_a_box_for_each_query_and_each_patch(options):
     model = small(**options)
-    images, N = torch.randn(3, 3, *model.encoder.img_size), len(model.patch_middles)
-    both = model(images, patches=True)
-    assert [part.shape for part in both] == [(3, 6, 6), (3, 6, 4), (3, N, 6), (3, N, 4)]
-    torch.testing.assert_close(model(images), both[:2])
+    for size in (model.encoder.img_size, (48, 64)):
+        model.encoder.set_img_size(size)
+        images, N = torch.randn(3, 3, *size), len(model.patch_middles)
+        both = model(images, patches=True)
+        assert [part.shape for part in both] == [(3, 6, 6), (3, 6, 4), (3, N, 6), (3, N, 4)]
+        torch.testing.assert_close(model(images), both[:2])
+        torch.testing.assert_close((both[3][0, :, :2] + both[3][0, :, 2:]) / 2, model.patch_middles)
 
 
 def test_queries_run_through_the_unchanged_encoder_as_tokens_beside_the_patches():
@@ -62,14 +65,6 @@ def test_at_first_every_query_says_nothing_and_is_at_its_place():
     assert (logits.argmax(dim=2) == 5).all() and ((size - 0.25).abs() < 0.01).all()
     torch.testing.assert_close(middle[:, 0], torch.tensor([1, 3, 5, 7] * 2) / 8)
     torch.testing.assert_close(middle[:, 1], torch.tensor([1, 1, 1, 1, 3, 3, 3, 3]) / 4)
-
-
-def test_images_of_another_size_keep_the_queries():
-    model = small(positions="sincos")
-    model.encoder.set_img_size((48, 64))
-    logits, _, of_patches, boxes = model(torch.randn(1, 3, 48, 64), patches=True)
-    assert logits.shape == (1, 6, 6) and of_patches.shape == (1, 48, 6)
-    torch.testing.assert_close((boxes[0, :, :2] + boxes[0, :, 2:]) / 2, model.patch_middles)
 
 
 @pytest.mark.parametrize("seed", range(5))

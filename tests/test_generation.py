@@ -51,6 +51,7 @@ def test_the_loss_ignores_visible_patches():
     torch.testing.assert_close(loss, (predicted - patchify(images, 4))[hidden].square().mean())
     loss.backward()
     assert (predicted.grad[~hidden] == 0).all() and (predicted.grad[hidden] != 0).all()
+    assert masked_loss(predicted.to("meta"), images, visible, 4).device.type == "meta"
     with pytest.raises(AssertionError, match=r"\(1, 6, 48\), not \(2, 6, 48\)"):
         masked_loss(predicted[:1], images, visible, 4)                       # else spread without a word
 
@@ -103,6 +104,8 @@ def test_the_loss_is_zero_for_the_right_velocity_and_hides_a_share_of_the_classe
     model.asked = []
     heads.flow_matching_loss(model, torch.zeros(4000, 3, 8, 12), torch.zeros(4000).long(), seeded())
     assert 0.08 < model.asked.count(2) / 4000 < 0.12
+    elsewhere = DiffusionTransformer(small()).to("meta")                     # any device, batches stay here
+    assert heads.flow_matching_loss(elsewhere, images, labels, seeded()).device.type == "meta"
 
 
 @pytest.mark.parametrize(("guidance", "way"), [(0, [1, 1]), (1, [0.5, 1.75]), (2, [0, 2.5])])
@@ -113,16 +116,8 @@ def test_guidance_exaggerates_the_class_and_heun_is_exact_for_a_line(guidance, w
     last = noise + torch.tensor(way).reshape(2, 1, 1, 1)
     torch.testing.assert_close(pictures, torch.stack([noise, last], dim=1))
     torch.testing.assert_close(image, last.clamp(-1, 1))
-
-
-def test_generate_ignores_the_class_without_guidance_and_refuses_an_unknown_one():
-    model = DiffusionTransformer(small())
-    for p in model.parameters():
-        torch.nn.init.normal_(p, std=0.2)
-    for strength in (0, 1):
-        assert torch.equal(*(generate(model, [c], strength, 3, seeded()) for c in (0, 1))) == (strength == 0)
-    with pytest.raises(ValueError, match=r"labels=\[4\] must be 0 to 3"):
-        generate(model, [4])
+    with pytest.raises(ValueError, match=r"labels=\[3\] must be 0 to 2"):
+        generate(model, [3])
 
 
 def test_a_head_is_saved_and_loaded(tmp_path):

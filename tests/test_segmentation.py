@@ -46,17 +46,9 @@ def test_the_loss_is_the_mean_over_pixels():
     logits, masks = torch.randn(2, 3, 4, 5), torch.randint(3, (2, 4, 5))
     sure = logits.log_softmax(dim=1).gather(1, masks[:, None])
     torch.testing.assert_close(segmentation_loss(logits, masks.to(torch.uint8)), -sure.mean())
+    assert segmentation_loss(logits.to("meta"), masks).device.type == "meta"     # any device, masks stay here
     with pytest.raises(IndexError, match="out of bounds"):
         segmentation_loss(logits, masks + 1)
-
-
-@pytest.mark.parametrize("decoder", ["linear", "pixels"])
-def test_gradients_reach_every_layer(decoder):
-    model = Segmenter(small(pool="mean"), num_classes=3, decoder=decoder)
-    for p in model.parameters():                                             # some begin at zero
-        torch.nn.init.normal_(p, std=0.1)
-    segmentation_loss(model(torch.randn(2, 3, 16, 24)), torch.randint(3, (2, 16, 24))).backward()
-    assert all(p.grad.abs().sum() > 0 for name, p in model.named_parameters() if "encoder.head" not in name)
 
 
 def test_segment_works_in_batches_and_in_eval_mode():

@@ -132,15 +132,3 @@ def test_every_control_answers_to_the_keyboard(run_all, name):
         assert picture.locator("img, [role=alert]").count() == 1
         if "VIT_ARTEFACTS" in os.environ:
             box.screenshot(path=Path(os.environ["VIT_ARTEFACTS"], f"{name}-{b}.png"))
-
-
-def test_a_size_that_does_not_fit_is_explained(run_all):
-    page = run_all("02_patches.ipynb")
-    box = page.locator(".vit-box").first
-    box.locator(".noUi-handle").focus()
-    page.keyboard.press("ArrowRight")                        # from 8 to 9, which does not divide 64
-    box.locator("[role=alert]").wait_for()
-    assert "64 is not divisible by patch size 9; choose a patch size such as" in box.inner_text()
-    page.keyboard.press("End")
-    box.locator("img").wait_for()
-    assert "1 x 1 = 1 tokens" in box.locator("img").get_attribute("alt")

@@ -45,7 +45,7 @@ class MaskedAutoencoder(nn.Module):
 
 def masked_loss(predicted, images, visible, patch_size):
     """Mean squared error of predicted (B, N, C * P * P) in the *hidden* patches of normalized images."""
-    truth = patchify(images, patch_size)
+    truth, visible = (part.to(predicted.device) for part in (patchify(images, patch_size), visible))
     assert predicted.shape == truth.shape, f"predicted is {tuple(predicted.shape)}, not {tuple(truth.shape)}"
     error = (predicted.float() - truth).square().mean(dim=-1)                    # (B, N)
     hidden = torch.ones_like(error).scatter(1, visible, 0.0)                     # 1 where hidden
@@ -108,6 +108,7 @@ def flow_matching_loss(model, images, labels, generator=None, without_class=0.1)
 
     labels: int64 (B,); the share `without_class` is hidden, for guidance (Ho and Salimans 2022).
     """
+    images, labels = (part.to(next(model.parameters()).device) for part in (images, labels))
     noise = SPREAD * torch.randn(images.shape, generator=generator).to(images)
     time = torch.randn(len(images), generator=generator).sigmoid().to(images)    # mostly in the hard middle
     hidden = (torch.rand(len(images), generator=generator) < without_class).to(images.device)

@@ -39,7 +39,7 @@ class Segmenter(nn.Module):
 
 def segmentation_loss(logits, masks):
     """Mean cross-entropy of all pixels: logits (B, K, H, W), masks (B, H, W) of classes 0 to K - 1."""
-    return F.cross_entropy(logits, masks.long())
+    return F.cross_entropy(logits, masks.long().to(logits.device))
 
 
 def segment(model, images, batch_size=64):
