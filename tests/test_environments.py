@@ -15,23 +15,14 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 WORKFLOW = (ROOT / ".github" / "workflows" / "tests.yml").read_text(encoding="utf-8")
 
 
-def test_the_workflow_runs_readmes_commands_and_the_lowest_and_newest_versions_everywhere():
-    jobs = yaml.load(WORKFLOW, yaml.BaseLoader)["jobs"]                # 3.10 stays a word
+def test_the_workflow_runs_readmes_commands_on_all_pythons_that_readme_names():
+    job = yaml.load(WORKFLOW, yaml.BaseLoader)["jobs"]["tested"]       # 3.10 stays a word
     first, last = map(int, re.search(r"Python 3\.(\d+) to 3\.(\d+)", README).groups())
     assert f'requires-python = ">=3.{first}"' in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
-    commands = {}
-    for name, job in jobs.items():
-        pythons = [f"3.{minor}" for minor in range(first, first + 1 if name == "lowest" else last + 1)]
-        systems = ["ubuntu-latest", "macos-latest", "windows-latest"]
-        assert job["strategy"]["matrix"] == {"os": systems, "python": pythons}
-        setup = next(step["with"] for step in job["steps"] if "setup-python@" in step.get("uses", ""))
-        assert setup["python-version"] == "${{ matrix.python }}" and job["runs-on"] == "${{ matrix.os }}"
-        commands[name] = [step["run"] for step in job["steps"] if "pytest" in step.get("run", "")]
+    assert job["strategy"]["matrix"]["python"] == [f"3.{minor}" for minor in range(first, last + 1)]
     (unix,) = [line for line in README.splitlines() if line.endswith("&& pytest")]
     windows = re.search(r"\*\*Windows\*\* \(PowerShell\): `(.+?); jupyter lab", README)[1] + "; pytest"
-    assert commands["tested"] == [unix, windows] and commands["release"][0].endswith("&& pytest -m release")
-    for name, resolution in (("lowest", "lowest-direct"), ("newest", "highest")):
-        assert f'--no-config --resolution {resolution} -e ".[course,test]" && pytest' in commands[name][0]
+    assert [step["run"] for step in job["steps"] if "pytest" in step.get("run", "")] == [unix, windows]
 
 
 TRAINING = """

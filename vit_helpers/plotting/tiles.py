@@ -27,10 +27,9 @@ def film_strips(clips, labels, title="", wrong=None, scale=0.85):
     for row, clip, label, mistaken in zip(axes, clips, labels, wrong, strict=True):
         for t, (axis, image) in enumerate(zip(row, clip, strict=True)):
             show(axis, as_pixels(image), f"frame {t}" if axis in axes[0] else "")
-        style = {"color": COLORS[1], "fontweight": "bold"} if mistaken else {}
-        name = f"{label} ✗" if mistaken else label
-        row[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=8, **style)
-        facts.append(f"{label} (wrong)" if mistaken else label)
+        name, fact = (f"{label} ✗", f"{label} (wrong)") if mistaken else (label, label)
+        row[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=8)
+        facts.append(fact)
     named = ", ".join(facts).replace("\n", " ")
     picture.alt += f"{n} film strip{'s' * (n > 1)} of {frames} frames each, top to bottom: {named}."
     return picture
