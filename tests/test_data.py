@@ -1,5 +1,6 @@
 """Tiles: the numbers of torchvision's pipeline, split fairly and the same everywhere, every tile once."""
 
+import hashlib
 import sys
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from torchvision.datasets import ImageFolder
 
 from vit_helpers import CLASSES, Tiles, VisionTransformer, batches, fit, normalize
 from vit_helpers.data import cutmix, dihedral_views, random_dihedral
-from vit_helpers.eurosat import COUNTS
+from vit_helpers.eurosat import COUNTS, spatial_parts
 
 LABELS = torch.arange(10).repeat_interleave(torch.tensor(COUNTS))
 
@@ -86,6 +87,29 @@ def test_subset_is_balanced_and_drawn_without_repetition(few, full):
     for n in (9, 61):
         with pytest.raises(ValueError, match=f"n={n} .*choose 10 to 60"):
             few.subset(n)
+
+
+def test_the_spatial_split_is_the_published_one():
+    names = [f"{name}_{number}.jpg" for name, count in zip(CLASSES, COUNTS, strict=True)
+             for number in sorted(range(1, count + 1), key="{}.jpg".format)]
+    for part, digest in enumerate(("6d607622b3ba6d2f", "96f8bbbcf04f93b9", "e37f088940701ea2")):
+        chosen = sorted(name for name, its in zip(names, spatial_parts(), strict=True) if its == part)
+        text = "".join(f"{name}\n" for name in chosen)      # the published list, sorted: splits/README.md
+        assert hashlib.sha256(text.encode()).hexdigest().startswith(digest)
+
+
+def test_the_spatial_split_of_a_part_agrees_with_that_of_the_whole(full):
+    whole = Tiles(torch.zeros(27000, 3, 1, 1, dtype=torch.uint8), LABELS, source="eurosat")
+    parts = whole.spatial_split()
+    assert [len(part) for part in parts] == [16200, 5400, 5400]
+    assert torch.cat([part.index for part in parts]).sort().values.equal(torch.arange(27000))
+    few = whole.split()[1].subset(500)
+    for part, smaller in zip(parts, few.spatial_split(), strict=True):
+        assert set(smaller.index.tolist()) == {*few.index.tolist()} & {*part.index.tolist()} != set()
+        assert torch.equal(smaller.labels, LABELS[smaller.index])
+    for other in (black(LABELS), Tiles(few.images, few.labels, source="eurosat")):
+        with pytest.raises(ValueError, match=r"have no spatial split.*load_tiles\('eurosat'\).*use split"):
+            other.spatial_split()
 
 
 def test_batches_bring_every_tile_once():

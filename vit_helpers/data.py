@@ -1,6 +1,5 @@
 """The satellite tiles as arrays: loading, normalizing, splitting, batching and turning them."""
 
-import hashlib
 import os
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +10,7 @@ import torch.nn.functional as F
 
 from . import eurosat
 from .eurosat import CLASSES
-from .patches import pair
+from .folders import labeled_pictures
 from .runtime import smoke
 from .synthetic import synthetic_tiles
 
@@ -30,10 +29,10 @@ def normalize(images):
 class Tiles(torch.utils.data.Dataset):
     """Labeled tiles: `images` uint8 (N, C, H, W), `labels` int64 (N,), `classes` names, `source` a word.
 
-    A PyTorch Dataset: `tiles[i]` is (float32 image (C, H, W) in -1..1, label), so a DataLoader takes it;
-    `batches` is faster. `index` int64 (N,): these tiles are only those rows of `images`, which may be
-    memory-mapped and larger than memory; parts of Tiles share their images in this way. Raises TypeError or
-    ValueError where they do not fit.
+    A PyTorch Dataset, which a DataLoader takes: `tiles[i]` is (float32 image (C, H, W) in -1..1, label), and
+    `tiles[0:4]` a batch of four. `index` int64 (N,): these tiles are only those rows of `images`, which may
+    be memory-mapped; parts of Tiles share their images in this way. Raises TypeError or ValueError where they
+    do not fit.
     """
 
     def __init__(self, images, labels, classes=CLASSES, source="own", index=None):
@@ -65,11 +64,13 @@ class Tiles(torch.utils.data.Dataset):
         return len(self.labels)
 
     def __getitem__(self, i):
-        return normalize(self.gather(torch.tensor([range(len(self))[i]]))[0]), self.labels[i].item()
+        numbers = torch.arange(len(self))[i]                 # several for a slice, a list or a mask
+        images, labels = normalize(self.gather(numbers.reshape(-1))), self.labels[numbers]
+        return (images, labels) if numbers.ndim else (images[0], labels.item())
 
     def __repr__(self):
-        shape = tuple(self.base.shape[1:])
-        return f"Tiles({len(self):,} {self.source} tiles, {len(self.classes)} classes, {shape})"
+        return (f"Tiles({len(self):,} {self.source} tiles, {len(self.classes)} classes, "
+                f"{tuple(self.base.shape[1:])})")
 
     def gather(self, numbers):
         """The images of some tiles, int64 (B,) -> uint8 (B, C, H, W)."""
@@ -92,55 +93,62 @@ class Tiles(torch.utils.data.Dataset):
 
     def resized(self, size):
         """The same tiles with `size` pixels, one number or (height, width), smoothed where they shrink."""
-        parts = [F.interpolate(part, pair(size), mode="bilinear", antialias=True)
+        parts = [F.interpolate(part, size, mode="bilinear", antialias=True)
                  for part in self.images.split(1024)]
         return Tiles(torch.cat(parts), self.labels, self.classes, self.source)
 
-    def _shuffled_by_class(self, seed):
+    def _drawn(self, counts, seed):
+        """A mask, bool (N,), of so many tiles of each class."""
         # RandomState, not default_rng: NumPy promises that its numbers never change, on any machine.
         random, labels = np.random.RandomState(seed), self.labels.cpu().numpy()
-        return [random.permutation(np.flatnonzero(labels == c)) for c in range(len(self.classes))]
+        drawn = torch.zeros(len(self), dtype=torch.bool)
+        for c, count in enumerate(counts):
+            drawn[random.permutation(np.flatnonzero(labels == c))[:count]] = True
+        return drawn
 
     def split(self, test_fraction=0.2, seed=0):
         """Two disjoint Tiles (train, test), each class cut in the same proportion; alike on all machines."""
-        members = self._shuffled_by_class(seed)
-        cuts = [round(len(m) * test_fraction) for m in members]
-        if not 0 < sum(cuts) < len(self):
+        counts = [round(n * test_fraction) for n in self.labels.bincount().tolist()]
+        if not 0 < sum(counts) < len(self):
             raise ValueError(f"test_fraction={test_fraction} leaves nothing on one side of {len(self)} "
                              "tiles; choose 0.2 for an 80/20 split, or use more tiles")
-        test = np.sort(np.concatenate([m[:cut] for m, cut in zip(members, cuts, strict=True)]))
-        train = np.sort(np.concatenate([m[cut:] for m, cut in zip(members, cuts, strict=True)]))
-        return self.select(train), self.select(test)
+        test = self._drawn(counts, seed)
+        return self.select(~test), self.select(test)
 
     def subset(self, n, seed=0):
         """`n` tiles with equally many of each class, one more of the first ones where n does not divide."""
-        members, K = self._shuffled_by_class(seed), len(self.classes)
-        most = min(map(len, members)) * K
+        K = len(self.classes)
+        most = self.labels.bincount(minlength=K).min().item() * K
         n = min(n, most) if smoke() else n
         if not K <= n <= most:
             raise ValueError(f"n={n} tiles cannot be balanced over {K} classes; choose {K} to {most}")
-        take = [n // K + (c < n % K) for c in range(K)]
-        return self.select(np.sort(np.concatenate([m[:t] for m, t in zip(members, take, strict=True)])))
+        return self.select(self._drawn([n // K + (c < n % K) for c in range(K)], seed))
+
+    def spatial_split(self):
+        """EuroSAT's published split by longitude: Tiles (train, validation, test), see splits/README.md.
+
+        All 27,000 tiles give 16,200, 5,400 and 5,400; of a part, each tile goes where it goes in the whole.
+        Raises ValueError for other tiles, and for what `to` and `resized` made of a part.
+        """
+        parts = eurosat.spatial_parts()
+        if self.source != "eurosat" or len(self.base) != len(parts):
+            raise ValueError(f"{self} have no spatial split: it tells where each of the 27,000 tiles of "
+                             "load_tiles('eurosat') belongs; for other tiles use split()")
+        parts = parts if self.index is None else parts[self.index.cpu()]
+        return tuple(self.select(parts == part) for part in range(3))
 
     @classmethod
-    def from_folder(cls, folder, size=64):
-        """Pictures of your own, a folder for each class (as in ImageFolder), as Tiles of `size` pixels.
+    def from_folder(cls, folder, size=64, white=None):
+        """Pictures of your own, a folder for each class (as in ImageFolder) or a zip archive of it, as Tiles.
 
-        Each picture gives one tile, its middle square. All are decoded once into one array in the cache,
-        which is memory-mapped from then on. Raises FileNotFoundError for no folder or no pictures, OSError
-        for damaged ones.
+        Folders inside a class folder belong to that class. Each picture gives one tile of `size` pixels, its
+        middle square (`white` as in `load_picture`); classes, counts and what was left out are printed. All
+        are decoded once into one array in the cache, memory-mapped from then on. Raises FileNotFoundError for
+        no folder or no pictures, ValueError for folders train and test, OSError for damaged pictures.
         """
-        from torchvision.datasets import ImageFolder  # here, so that importing the package stays quick
-
-        from .pictures import load_picture
-
-        found = ImageFolder(folder)                      # its classes and its order; it says what it misses
-        paths, labels = zip(*found.samples, strict=True)
-        facts = [(str(path), os.stat(path).st_size, os.stat(path).st_mtime_ns) for path in paths]
-        mark = hashlib.sha256(repr((size, facts)).encode()).hexdigest()[:12]
-        images = eurosat.decoded(eurosat.cache_folder() / f"own-{mark}.npy", paths,
-                                 lambda path: load_picture(path, size).numpy(), size)
-        return cls(images, labels, found.classes, source=Path(folder).resolve().name)
+        place = Path(folder).expanduser()
+        images, labels, classes = labeled_pictures(place, size, white)
+        return cls(images, labels, classes, source=place.resolve().name.removesuffix(".zip"))
 
 
 def dihedral_view(images, number):
@@ -151,10 +159,9 @@ def dihedral_view(images, number):
 
 
 def dihedral_views(images):
-    """The views of square images (..., S, S): the four flips, then their transposes; a list of eight.
+    """A list of the views of square images (..., S, S): four flips, then their transposes; of others four.
 
-    Satellite tiles have no up and no left, so each view shows the same class. Other images have the four
-    flips only.
+    Satellite tiles have no up and no left, so each view shows the same class.
     """
     square = images.shape[-1] == images.shape[-2]
     return [dihedral_view(images, number) for number in range(8 if square else 4)]
@@ -164,14 +171,12 @@ def random_dihedral(images, generator=None):
     """Each image (B, C, S, S) in one of its eight views, drawn at random; in one of four if not square."""
     bits = 3 if images.shape[-1] == images.shape[-2] else 2
     draws = torch.rand(3, len(images), generator=generator)[:bits] < 0.5             # (3, B)
-    numbers = (draws * torch.tensor([1, 2, 4])[:bits, None]).sum(dim=0)          # (B,) which view each gets
-    # All that get the same view are turned at once, then put back in order: that moves each byte a few times
-    # only.
-    order = numbers.argsort()
-    counts = torch.bincount(numbers, minlength=2**bits).tolist()
-    groups = images.index_select(0, order.to(images.device)).split(counts)
-    turned = torch.cat([dihedral_view(group, number) for number, group in enumerate(groups)])
-    return turned.index_select(0, order.argsort().to(images.device))
+    numbers = (draws * torch.tensor([1, 2, 4])[:bits, None]).sum(dim=0)              # (B,) which view
+    turned = torch.empty_like(images)
+    for number in range(2**bits):
+        chosen = (numbers == number).nonzero()[:, 0].to(images.device)
+        turned.index_copy_(0, chosen, dihedral_view(images.index_select(0, chosen), number))
+    return turned
 
 
 def cutmix(images, generator=None):
@@ -192,9 +197,8 @@ def cutmix(images, generator=None):
 def batches(tiles, batch_size=64, *, shuffle=False, augment=False, generator=None):
     """Yield (images float32 (B, C, H, W) in -1..1, labels int64 (B,)) until every tile was there once.
 
-    Whole batches are gathered, turned and normalized at once, on the device where the tiles are, which is
-    many times faster than one tile after another. `generator` (a CPU torch.Generator) makes the order
-    repeatable.
+    Whole batches are gathered, turned and normalized at once, on the device of the tiles: many times faster
+    than one after another. `generator` (a CPU torch.Generator) makes the order repeatable.
     """
     order = torch.randperm(len(tiles), generator=generator) if shuffle else torch.arange(len(tiles))
     for numbers in order.split(batch_size):
@@ -207,10 +211,10 @@ def load_tiles(source="auto", root=None, download=True):
     """The EuroSAT tiles (27,000 of 64x64 pixels, ten classes) or their synthetic stand-in, as Tiles.
 
     source: "eurosat"; "synthetic"; or "auto": EuroSAT where it can be had, else synthetic after a line saying
-    so. EuroSAT is looked for in (1) `root`, else the environment variable EUROSAT_ROOT: a folder with
-    `eurosat/2750/<Class>/*.jpg` or `EuroSAT.zip`; (2) the user's cache folder; (3) the network, if
-    `download`. It is decoded once, kept in the cache (VIT_CACHE moves it) and memory-mapped from then on.
-    Raises ValueError for a wrong source, FileNotFoundError, OSError for data that is missing or damaged.
+    so. EuroSAT is looked for in (1) `root`, else the environment variable EUROSAT_ROOT: a folder that has the
+    ten class folders or EuroSAT.zip at most two levels down, or the archive; (2) the user's cache folder; (3)
+    the network, if `download`. It is decoded once, kept in the cache (VIT_CACHE moves it) and memory-mapped
+    from then on. Raises ValueError for a wrong source, OSError for data that is missing or damaged.
     """
     if source not in ("auto", "eurosat", "synthetic"):
         raise ValueError(f"source={source!r} is unknown; choose 'auto', 'eurosat' or 'synthetic'")

@@ -1,0 +1,214 @@
+"""What people have: folders, archives and copies of EuroSAT as they come, each with its right answer.
+
+A row is an input, made on the spot, and what it gives. (Models elsewhere: test_elsewhere.py; single pictures:
+test_pictures.py.)
+"""
+
+import io
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision.datasets import ImageFolder
+
+from vit_helpers import CLASSES, Tiles, VisionTransformer, eurosat, evaluate, fit, load_tiles
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(monkeypatch, tmp_path):
+    monkeypatch.setenv("VIT_CACHE", str(tmp_path / "cache"))
+
+
+def picture(color, kind="JPEG", size=(64, 64)):
+    """The bytes of an image file of one color."""
+    file = io.BytesIO()
+    Image.new("RGB", size, (color, 0, 0)).save(file, kind)
+    return file.getvalue()
+
+
+def put(files, place):
+    """Write files, {path: bytes}, as a folder tree, or as an archive where the name of the place ends so."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    if place.suffix == ".zip":
+        with zipfile.ZipFile(place, "w") as archive:
+            for name, content in files.items():
+                archive.writestr(name, content)
+    else:
+        for name, content in files.items():
+            (place / name).parent.mkdir(parents=True, exist_ok=True)
+            (place / name).write_bytes(content)
+    return place
+
+
+# EuroSAT with one tile for each class, whose red tells the class.
+TILES = {f"{name}/{name}_1.jpg": picture(20 * i) for i, name in enumerate(CLASSES)}
+BANDS = {name.replace(".jpg", ".tif"): b"13 bands" for name in TILES}
+JUNK = {f"{folder}{name}": b"junk" for folder in ("", "River/") for name in (
+    "._River_1.jpg", ".DS_Store", "Thumbs.db", "__MACOSX/River/._River_1.jpg", "@eaDir/River_1.jpg",
+    ".ipynb_checkpoints/River_1.jpg")}
+
+
+def below(folder, files):
+    return {f"{folder}/{name}": content for name, content in files.items()}
+
+
+# What lies in the root: {folder or archive: its files}, and what EUROSAT_ROOT names in it.
+COPIES = {
+    "Zenodo's archive": ({"EuroSAT_RGB.zip": below("EuroSAT_RGB", TILES)}, ""),
+    "Zenodo's two archives": ({"EuroSAT_MS.zip": below("EuroSAT_MS", BANDS),
+                               "EuroSAT_RGB.zip": below("EuroSAT_RGB", TILES)}, ""),
+    "Zenodo's, unpacked": ({"EuroSAT_RGB": TILES}, ""),
+    "Kaggle's archive": ({"archive.zip": {**below("EuroSAT", TILES), **below("EuroSATallBands", BANDS)}}, ""),
+    "Kaggle's, unpacked": ({"EuroSAT": TILES, "EuroSATallBands": BANDS}, ""),
+    "torchvision's": ({"eurosat/2750": TILES, "eurosat/EuroSAT.zip": below("2750", TILES)}, ""),
+    "small letters": ({"data/eurosat/eurosat.zip": below("2750", TILES)}, ""),
+    "unpacked into itself": ({"2750/2750": TILES}, ""),
+    "EuroSAT/2750": ({"EuroSAT/2750": TILES}, ""),
+    "the class folders": ({"here": TILES}, "here"),
+    "the archive": ({"any name.zip": below("2750", TILES)}, "any name.zip"),
+    "large letters": ({"2750": {name.replace(".jpg", ".JPG"): file for name, file in TILES.items()}}, ""),
+    "a Mac's archive": ({"EuroSAT.zip": {**below("2750", {**TILES, **JUNK}),
+                                         **below("__MACOSX/2750", {"River/._River_1.jpg": b""})}}, ""),
+    "a folder with junk": ({"2750": {**TILES, **JUNK}}, ""),
+    "part of a copy, and a whole one": ({"2750": {"River/River_1.jpg": b""}, "EuroSAT.zip": TILES}, ""),
+}
+
+
+@pytest.mark.parametrize("what", COPIES)
+def test_eurosat_is_found_as_it_comes(what, monkeypatch, tmp_path):
+    monkeypatch.setattr(eurosat, "COUNTS", (1,) * 10)
+    places, root = COPIES[what]
+    for name, files in places.items():
+        put(files, tmp_path / "root" / name)
+    monkeypatch.setenv("EUROSAT_ROOT", str(tmp_path / "root" / root))
+    tiles = load_tiles("eurosat")
+    assert tiles.labels.tolist() == list(range(10))
+    assert (tiles.images[:, 0].float().mean(dim=(1, 2)) - 20 * tiles.labels).abs().max() < 3
+
+
+@pytest.mark.parametrize(("files", "message"), [
+    (BANDS, r"holds the multispectral EuroSAT \(\.tif, 13 bands\).*EuroSAT_RGB\.zip"),
+    (dict(list(TILES.items())[:5]), "a part of EuroSAT: 0 tiles of class Pasture instead of 1; fetch it"),
+    ({**TILES, "River/River_1 (2).jpg": b""}, "more than the tiles of EuroSAT: 2 tiles of class River"),
+    ({"readme.txt": b""}, "no EuroSAT tiles|a part of EuroSAT: 0 tiles")])
+@pytest.mark.parametrize("place", ["2750", "EuroSAT.zip"])
+def test_another_eurosat_and_a_part_of_it_are_told_apart(files, message, place, monkeypatch, tmp_path):
+    monkeypatch.setattr(eurosat, "COUNTS", (1,) * 10)
+    put(files, tmp_path / "root" / place)
+    with pytest.raises(OSError, match=message):
+        load_tiles("eurosat", root=tmp_path / "root")
+
+
+ONE = picture(200, "PNG", (20, 12))
+# Files, the class of each picture in the order of the tiles, and what is said to be left out.
+FOLDERS = {
+    "a folder for each class": ({"cat/1.jpg": ONE, "dog/1.png": ONE, "dog/2.gif": picture(9, "GIF")},
+                                "cat dog dog", ""),
+    "junk": ({"River/1.jpg": ONE, "cat/1.jpg": ONE, **JUNK}, "River cat", ""),
+    "folders of years": ({"cat/2019/1.jpg": ONE, "dog/2020/1.jpg": ONE, "dog/1.jpg": ONE}, "cat dog dog", ""),
+    "a folder around": ({"pets/v 2/cat/1.jpg": ONE, "pets/v 2/dog/1.jpg": ONE}, "cat dog", ""),
+    "pictures beside": ({"a.jpg": ONE, "cat/1.jpg": ONE, "dog/1.jpg": ONE}, "cat dog", "a.jpg"),
+    "other files": ({"cat/1.jpg": ONE, "dog/1.jpg": ONE, **{f"dog/{i}.txt": b"" for i in range(7)}},
+                    "cat dog", "dog/0.txt, dog/1.txt, dog/2.txt, dog/3.txt, dog/4.txt and 2 more"),
+    "names of many kinds": ({"Größe 1/ä b.JPG": ONE, "class.1/c.d.jpeg": ONE, "图/1.png": ONE},
+                            "Größe_1 class.1 图", ""),
+}
+
+
+@pytest.mark.parametrize("what", FOLDERS)
+def test_own_folders_and_their_archives_give_the_same(what, tmp_path, capsys):
+    files, classes, left_out = FOLDERS[what]
+    classes = [name.replace("_", " ") for name in classes.split()]
+    for place in ("Eigene Bilder ü", "Eigene Bilder ü.zip"):
+        tiles = Tiles.from_folder(str(put(files, tmp_path / place)), size=8)
+        said = capsys.readouterr().out
+        assert [tiles.classes[label] for label in tiles.labels] == classes
+        assert all(f"{name} {classes.count(name)}" in said for name in tiles.classes)
+        assert f": {left_out}\n" in said if left_out else "left out" not in said
+        assert tiles.images.shape == (len(classes), 3, 8, 8) and tiles.source == "Eigene Bilder ü"
+
+
+def test_linked_class_folders_are_followed(tmp_path):
+    put({"cat/1.jpg": ONE}, tmp_path / "own")
+    put({"1.jpg": ONE, "2.jpg": ONE}, tmp_path / "elsewhere")
+    try:
+        (tmp_path / "own" / "dog").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    except OSError:
+        pytest.skip("Windows lets administrators make links only")
+    tiles = Tiles.from_folder(tmp_path / "own", size=8)
+    assert tiles.classes == ("cat", "dog") and tiles.labels.tolist() == [0, 1, 1]
+
+
+def saved(image, **options):
+    file = io.BytesIO()
+    image.save(file, "TIFF", **options)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(("files", "kind", "message"), [
+    ({}, FileNotFoundError, "no folder or zip archive"),
+    ({"a.jpg": ONE, "cat/notes.txt": b""}, FileNotFoundError, "make one for each class, such as cat/1.jpg"),
+    ({"train/cat/1.jpg": ONE, "test/cat/1.jpg": ONE}, ValueError, r"parts of a data set \(test, train\)"),
+    ({"cat/1.jpg": ONE[:50], "dog/1.jpg": ONE}, OSError, "cat/1.jpg cannot be read"),
+    ({"cat/1.tif": saved(Image.fromarray(np.full((8, 8), np.nan, np.float32)))}, OSError, "cat/1.tif .*NaN")])
+def test_own_folders_that_cannot_be_learned_from_are_refused(files, kind, message, tmp_path):
+    for place in ("own", "own.zip") if files else ("own",):
+        with pytest.raises(kind, match=message):
+            Tiles.from_folder(put(files, tmp_path / place) if files else tmp_path / place)
+
+
+def test_a_file_that_is_no_archive_and_a_half_one_are_named(tmp_path):
+    half = put({"cat/1.jpg": ONE}, tmp_path / "half.zip")
+    half.write_bytes(half.read_bytes()[:-9])
+    with pytest.raises(OSError, match=r"half\.zip is not a whole zip archive"):
+        Tiles.from_folder(half)
+
+
+def test_floats_in_a_folder_are_not_black(tmp_path):
+    ramp = np.linspace(0, 1, 64, dtype=np.float32).reshape(8, 8)
+    twelve = Image.fromarray((ramp * 4095).astype(np.uint16))
+    put({"a/1.tif": saved(Image.fromarray(ramp)), "b/1.tif": saved(twelve)}, tmp_path / "own")
+    tiles = Tiles.from_folder(tmp_path / "own", size=8)
+    gray = torch.from_numpy(ramp * 255)
+    assert (tiles.images[:, 0] - gray).abs().max() <= 1
+    again = Tiles.from_folder(tmp_path / "own", size=8, white=65535)         # another array in the cache
+    assert again.images[1].max() < 20
+
+
+def model(**changes):
+    small = {"img_size": 8, "patch_size": 4, "embed_dim": 16, "depth": 1, "num_heads": 2, "mlp_dim": 16}
+    return VisionTransformer(**{**small, "num_classes": 2, **changes})
+
+
+def test_thirteen_bands_train_and_are_told_apart(full):
+    torch.manual_seed(0)
+    labels = torch.arange(60) % 2
+    images = torch.randint(0, 100, (60, 13, 8, 8), dtype=torch.uint8)
+    images[labels == 1, 12] += 150                           # only the last band tells the classes apart
+    tiles, network = Tiles(images, labels, ("dark", "bright")), model(in_channels=13)
+    fit(network, tiles, epochs=10)
+    assert evaluate(network, tiles).accuracy == 1
+
+
+@pytest.mark.parametrize("name", ["ImageFolder", "Subset", "TensorDataset", "DataLoader"])
+def test_other_datasets_given_to_fit_are_told_the_next_step(name, tmp_path):
+    tiles = Tiles(torch.zeros(4, 3, 8, 8, dtype=torch.uint8), [0, 1, 0, 1], ("a", "b"))
+    data = torch.utils.data
+    other = {"ImageFolder": lambda: ImageFolder(put({"a/1.jpg": ONE, "b/1.jpg": ONE}, tmp_path / "own")),
+             "Subset": lambda: data.Subset(tiles, [0, 1]), "DataLoader": lambda: data.DataLoader(tiles),
+             "TensorDataset": lambda: data.TensorDataset(tiles.images, tiles.labels)}[name]()
+    for parts in ((other, tiles), (tiles, other)):
+        with pytest.raises(TypeError, match=rf"{name}; use Tiles.from_folder\(.*or Tiles\(images, labels"):
+            fit(model(), *parts, epochs=1)
+
+
+def test_a_slice_of_tiles_is_a_batch():
+    tiles = Tiles(torch.randint(0, 256, (6, 3, 8, 8), dtype=torch.uint8), [0, 1, 1, 0, 1, 0], ("a", "b"))
+    for chosen in (slice(1, 5), slice(None, None, 2), [3, 0], tiles.labels == 1):
+        images, labels = tiles[chosen]
+        numbers = torch.arange(6)[chosen].tolist()
+        assert torch.equal(images, torch.stack([tiles[i][0] for i in numbers]))
+        assert labels.tolist() == [tiles[i][1] for i in numbers]
+    assert model()(tiles[0:4][0]).shape == (4, 2)
