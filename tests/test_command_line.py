@@ -66,21 +66,29 @@ def test_validation_tiles_are_kept_apart(run, monkeypatch, tmp_path):
     assert len(test) == len(validation) == 10 and test == again and not test & validation
 
 
-def test_a_folder_of_pictures_is_learned_from(run, tmp_path):
+def test_a_folder_of_pictures_is_learned_from_judged_and_used_as_the_readme_says(run, tmp_path):
+    folder, mine = tmp_path / "Meine Fotos (Übung)", tmp_path / "out" / "mine.pt"
     for i in range(20):
-        path = tmp_path / "seasons" / ("summer", "winter")[i % 2] / f"{i}.png"
+        path = folder / ("summer", "Winter ü")[i % 2] / f"{i}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (50 + i, 80), (10 * i, 255 * (i % 2), 90)).save(path)
-    assert run("train", "--data", tmp_path / "seasons", "--epochs", 1)[0] == 0
-    facts = facts_of(tmp_path / "out", "seasons")
-    assert facts["classes"] == ["summer", "winter"] and facts["data"].startswith("seasons, 20 tiles")
+    code, printed, _ = run("train", "--data", folder, "--epochs", 1, "--name", "mine")
+    facts = facts_of(tmp_path / "out", "mine")
+    assert code == 0 and printed.endswith(f"the weights are in {mine}\n")
+    assert facts["classes"] == ["Winter ü", "summer"] and facts["data"].startswith("Meine Fotos (Übung), 20 ")
+    code, judged, _ = run("evaluate", "--weights", mine, "--data", folder)
+    assert code == 0 and judged.strip() in printed
+    assert "say where: --data FOLDER" in run("evaluate", "--weights", mine)[2]
+    code, printed, _ = run("predict", path, "--weights", mine, "--map", tmp_path / "map ü.png")
+    assert code == 0 and printed.startswith(f"{path}: ") and "summer" in printed and "Winter ü" in printed
 
 
 @pytest.mark.parametrize(("words", "message"), [
     (["train", "--epochs", "0"], "error: epochs=0 must be a number above 0"),
     (["train", "--data", "no/such/folder"], "no/such/folder"),
     (["train", "--recipe", "secret"], "invalid choice: 'secret'"),
-    (["evaluate"], "error: no shipped weights are named 'eurosat'")])
+    (["evaluate"], "error: no shipped weights are named 'eurosat'"),
+    (["evaluate", "--weights", "none.pt"], "error: there is no file none.pt")])
 def test_an_error_is_one_sentence_and_exit_code_2(run, words, message):
     code, printed, complaints = run(*words)
     assert code == 2 and message in complaints.splitlines()[-1] and message not in printed
