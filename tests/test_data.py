@@ -1,8 +1,6 @@
 """Tiles: the numbers of torchvision's pipeline, split fairly and the same everywhere, every tile once."""
 
 import hashlib
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -124,13 +122,6 @@ def test_batches_bring_every_tile_once():
         assert [len(images) for images, _ in found] == [64, 64, 64, 11]
 
 
-def test_batches_equal_a_dataloaders(few):
-    part = few.select(torch.arange(59, -1, -2))
-    loader = torch.utils.data.DataLoader(part, batch_size=16, num_workers=2)
-    for ours, theirs in zip(batches(part, 16), loader, strict=True):
-        assert all(map(torch.equal, ours, theirs))
-
-
 def test_augmented_batches_are_repeatable_and_hold_the_same_tiles_turned(few):
     def run(seed, shuffle=True):
         random = torch.Generator().manual_seed(seed)
@@ -187,7 +178,7 @@ def own(monkeypatch, tmp_path):
     return tmp_path / "own"
 
 
-def test_a_folder_has_imagefolders_classes_and_order_and_is_decoded_once(own, monkeypatch, tmp_path):
+def test_a_folder_has_imagefolders_classes_and_order_and_is_decoded_once(own, monkeypatch):
     square = transforms.Compose([transforms.CenterCrop(12), transforms.PILToTensor()])
     found, tiles = ImageFolder(own, transform=square), Tiles.from_folder(own, size=12)
     images = torch.stack([image for image, _ in found])
@@ -197,10 +188,8 @@ def test_a_folder_has_imagefolders_classes_and_order_and_is_decoded_once(own, mo
     with monkeypatch.context() as patch:                     # whoever decodes again, fails
         patch.setattr("vit_helpers.pictures.load_picture", None)
         assert torch.equal(Tiles.from_folder(own, size=12).images, images)
-    assert sys.platform != "linux" or str(tmp_path / "cache/own-") in Path("/proc/self/maps").read_text()
-    (own / "r/10.png").write_bytes((own / "r/10.png").read_bytes()[:100])  # damage is seen and named
-    with pytest.raises(OSError, match=r"10\.png cannot be read"):
-        Tiles.from_folder(own, size=12)
+    (own / "r/10.png").write_bytes((own / "r/2.png").read_bytes())         # what has changed is read again
+    assert torch.equal(*Tiles.from_folder(own, size=12).images[3:5])
 
 
 def test_training_on_a_folder_equals_training_in_memory_and_reads_only_what_it_needs(own):

@@ -18,6 +18,7 @@ import pooch
 import pytest
 import torch
 from PIL import Image
+from test_in_the_wild import put
 from torchvision import transforms
 from torchvision.datasets import EuroSAT, ImageFolder
 
@@ -40,14 +41,9 @@ FILES = {f"2750/{name}/{name}_{number}.jpg": encoded(10 * i + number)
 
 
 def write(files, root, layout="EuroSAT.zip"):
-    """A root with these files in one of the layouts."""
-    place, zipped = root / layout, layout.endswith("zip")
-    place.parent.mkdir(parents=True, exist_ok=True)
-    with zipfile.ZipFile(place if zipped else io.BytesIO(), "w") as archive:
-        for name, content in files.items():
-            archive.writestr(name, content)
-        if not zipped:
-            archive.extractall(place.parent)
+    """A root with these files, as an archive or unpacked."""
+    zipped = layout.endswith(".zip")
+    put(files if zipped else {name.removeprefix("2750/"): files[name] for name in files}, root / layout)
     return root
 
 

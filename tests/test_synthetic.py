@@ -5,8 +5,7 @@ import hashlib
 import numpy as np
 import pytest
 
-from vit_helpers.data import CLASSES
-from vit_helpers.synthetic import PAINTERS, synthetic_tiles
+from vit_helpers.synthetic import synthetic_tiles
 
 
 @pytest.fixture(scope="module")
@@ -21,10 +20,6 @@ def test_tiles_are_balanced_sorted_and_all_different(tiles):
     assert (np.bincount(synthetic_tiles(37)[1]) == [4] * 7 + [3] * 3).all()
     assert images.std(axis=(2, 3)).max(axis=1).min() > 0.5
     assert len({image.tobytes() for image in images}) == len(images)
-
-
-def test_painters_are_in_the_order_of_the_classes():
-    assert [painter.__name__.replace("_", "") for painter in PAINTERS] == [name.lower() for name in CLASSES]
 
 
 def test_the_seed_decides_every_tile_and_the_global_random_state_plays_no_part():

@@ -20,27 +20,20 @@ JUNK = re.compile(r"(^|/)(\.[^./]|__MACOSX/|@eaDir/|Thumbs\.db$|desktop\.ini$)")
 
 
 def files_in(place):
-    """The files of a folder tree or a zip archive: their paths in it, with slashes, and what reads one.
-
-    Members of an archive are read into memory: none is unpacked by its path. Raises OSError.
-    """
+    """The files of a folder tree or a zip archive: their paths in it, with slashes, and what reads one."""
     if place.is_dir():
-        folders = ((Path(os.path.relpath(folder, place)).as_posix(), files)
-                   for folder, _, files in os.walk(place, followlinks=True))
-        names = [f"{folder}/{file}".removeprefix("./") for folder, files in folders for file in files]
-
-        def read(name):
-            return (place / name).read_bytes()
-    else:
-        try:
-            archive = zipfile.ZipFile(place)
-        except FileNotFoundError:
-            raise FileNotFoundError(f"there is no folder or zip archive {place}; check the name") from None
-        except (zipfile.BadZipFile, OSError) as problem:
-            raise OSError(f"{place} is not a whole zip archive ({problem}), perhaps a download that was cut "
-                          "off; delete it and fetch it again") from problem
-        names, read = [name for name in archive.namelist() if not name.endswith("/")], archive.read
-    return [name for name in names if not JUNK.search(name)], read
+        tree = os.walk(place, followlinks=True)
+        paths = (os.path.join(folder, file) for folder, _, files in tree for file in files)
+        names = (path[len(str(place)):].replace(os.sep, "/").lstrip("/") for path in paths)
+        return [name for name in names if not JUNK.search(name)], lambda name: (place / name).read_bytes()
+    try:
+        archive = zipfile.ZipFile(place)                 # read into memory: nothing is unpacked by its path
+    except FileNotFoundError:
+        raise FileNotFoundError(f"there is no folder or zip archive {place}; check the name") from None
+    except (zipfile.BadZipFile, OSError) as problem:
+        raise OSError(f"{place} is not a whole zip archive ({problem}), perhaps a download that was cut off; "
+                      "delete it and fetch it again") from problem
+    return [name for name in archive.namelist() if name[-1] != "/" and not JUNK.search(name)], archive.read
 
 
 def labeled_pictures(place, size, white=None):
