@@ -45,7 +45,7 @@ class Muon(torch.optim.Optimizer):
     """Momentum SGD for matrices (R, C) whose steps are orthogonalized: every direction moves equally far.
 
     Jordan et al. 2024, "Muon". The same steps as torch.optim.Muon, which computes in bfloat16 on any
-    processor, one matrix at a time. lr: length of a step in each direction, times sqrt(R / C) for tall
+    processor, one matrix at a time. The filters (R, C, P, Q) of a convolution count as (R, C*P*Q). lr: length of a step in each direction, times sqrt(R / C) for tall
     matrices. weight_decay: the share of lr by which a matrix shrinks in each step.
     """
 
@@ -63,12 +63,12 @@ class Muon(torch.optim.Optimizer):
                         state["momentum_buffer"] = torch.zeros_like(p)
                     momentum = state["momentum_buffer"].lerp_(p.grad, 1 - group["momentum"])
                     ahead = p.grad.lerp(momentum, group["momentum"])             # Nesterov
-                    by_shape.setdefault(p.shape, []).append((p, ahead))
+                    by_shape.setdefault((len(p), p[0].numel()), []).append((p, ahead.flatten(1)))
             for (rows, columns), pairs in by_shape.items():
                 turned = orthogonalized(torch.stack([ahead for _, ahead in pairs]))
                 for (p, _), step in zip(pairs, turned, strict=True):
                     p.mul_(1 - group["lr"] * group["weight_decay"])
-                    p.add_(step, alpha=-group["lr"] * max(1, rows / columns) ** 0.5)
+                    p.add_(step.view_as(p), alpha=-group["lr"] * max(1, rows / columns) ** 0.5)
 
 
 def orthogonalized(matrices):
@@ -105,7 +105,7 @@ def make_optimizers(model, recipe):
                          "learning rates could differ; use recipe=dataclasses.replace(recipe, layer_decay=1)")
     for name, p in model.named_parameters():
         share = recipe.layer_decay ** layers_above(name, max(blocks, default=-1) + 1)
-        if p.requires_grad and recipe.optimizer == "muon" and "blocks." in name and p.ndim == 2:
+        if p.requires_grad and recipe.optimizer == "muon" and "blocks." in name and p.ndim >= 2:
             muon.setdefault(share, []).append(p)
         elif p.requires_grad:
             rest.setdefault((p.ndim >= 2, share), []).append(p)
