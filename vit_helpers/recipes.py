@@ -45,8 +45,9 @@ class Muon(torch.optim.Optimizer):
     """Momentum SGD for matrices (R, C) whose steps are orthogonalized: every direction moves equally far.
 
     Jordan et al. 2024, "Muon". The same steps as torch.optim.Muon, which computes in bfloat16 on any
-    processor, one matrix at a time. The filters (R, C, P, Q) of a convolution count as (R, C*P*Q). lr: length of a step in each direction, times sqrt(R / C) for tall
-    matrices. weight_decay: the share of lr by which a matrix shrinks in each step.
+    processor, one matrix at a time. Filters (R, C, P, Q) of a convolution count as a matrix (R, C * P * Q).
+    lr: length of a step in each direction, times sqrt(R / C) for tall matrices. weight_decay: the share of lr
+    by which a matrix shrinks in each step.
     """
 
     def __init__(self, params, lr=0.02, weight_decay=0.1, momentum=0.95):

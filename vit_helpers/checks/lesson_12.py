@@ -1,5 +1,7 @@
 """Exercises of lesson 12: the first stage that differs, learning rates by layer, renamed weights, hooks."""
 
+from contextlib import suppress
+
 import torch
 from torch import nn
 
@@ -141,8 +143,10 @@ LEFT = "hooks that are still on the model"
 
 
 def collected(answer, model, names, images):
-    """What the answer collected, and how many hooks it left behind."""
+    """What the answer collected, and how many hooks it left behind, also when the model raises an error."""
     found = answer(model, names, images)
+    with suppress(Exception):
+        answer(model, names, images[..., 1:])                    # a size that the model refuses
     hooks = sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules())
     return {**found, LEFT: hooks} if isinstance(found, dict) else found
 
@@ -152,20 +156,25 @@ def not_all(found, model, names, images):
                          outputs(model, names, images), 1e-5)
     if problem is None and found[LEFT]:
         return (f"{found[LEFT]} of its hooks are still on the model, and will run and hold memory in every "
-                "later call. register_forward_hook returns a handle: call its remove().")
+                "later call. register_forward_hook returns a handle: call its remove(), in a "
+                "`finally`, which runs even when the model raises an error.")
     return problem
 
 
-def outputs(model, names, images, keep=lambda module, inputs, output: output, leave=False):
+def outputs(model, names, images, keep=lambda module, inputs, output: output, leave=False, careful=True):
     found, handles = {}, []
     for name in names:
         def hook(module, inputs, output, name=name):
             found[name] = keep(module, inputs, output)
         handles.append(model.get_submodule(name).register_forward_hook(hook))
-    with torch.no_grad():
-        model(images)
-    for handle in () if leave else handles:
-        handle.remove()
+    ran = False
+    try:
+        with torch.no_grad():
+            model(images)
+        ran = True
+    finally:
+        for handle in handles if not leave and (ran or careful) else ():
+            handle.remove()
     return found
 
 
@@ -205,6 +214,8 @@ def small():
             lambda *case: outputs(*case, keep=lambda module, inputs, output: inputs[0]),
         "the hooks stay on the model: keep the handle of each and call its remove() at the end.":
             lambda *case: outputs(*case, leave=True),
+        "the hooks stay on the model when it raises an error: remove them in a `finally`.":
+            lambda *case: outputs(*case, careful=False),
         "only the first image of the batch is kept; keep a stage's whole output.": first_image,
     })
 def outputs_of(model, names, images):
