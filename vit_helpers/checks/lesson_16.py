@@ -15,7 +15,19 @@ def by_gather(tokens, visible, mask_token, num_patches):
     return x.gather(1, torch.cat([visible, hidden], dim=1)[..., None].expand_as(x))
 
 
+def with_gradients(answer, tokens, visible, mask_token, num_patches):
+    """All places, and the gradients that reach the tokens and the mask token."""
+    learned = {"tokens": tokens.clone().requires_grad_(), "mask_token": mask_token.clone().requires_grad_()}
+    everywhere = answer(learned["tokens"], visible, learned["mask_token"], num_patches)
+    if isinstance(everywhere, torch.Tensor) and everywhere.requires_grad:
+        everywhere.square().sum().backward()
+        everywhere = everywhere.detach()
+    return {"all places": everywhere, **{f"gradient of {name}": torch.zeros_like(p) if p.grad is None else p.grad
+                                         for name, p in learned.items()}}
+
+
 @exercise(
+    use=with_gradients,
     cases=lambda: [(torch.tensor([[[7.0], [9.0]]]), torch.tensor([[3, 0]]), torch.tensor([-1.0]), 5),
                    (torch.randn(3, 4, 6), torch.rand(3, 10).argsort(dim=1)[:, :4], torch.randn(6), 10)],
     mistakes={
@@ -33,6 +45,9 @@ def by_gather(tokens, visible, mask_token, num_patches):
         "puts into it.": by_gather,
         "the empty places are zero; put the mask token there, which the decoder can learn.":
             lambda tokens, visible, mask, n: put_back.reference(tokens, visible, torch.zeros_like(mask), n),
+        "no gradient reaches the tokens or the mask token, so nothing could learn; leave out detach(), "
+        ".data and torch.no_grad().":
+            lambda tokens, visible, mask, n: put_back.reference(tokens.detach(), visible, mask.detach(), n),
     })
 def put_back(tokens, visible, mask_token, num_patches):
     B, _, W = tokens.shape
