@@ -22,8 +22,9 @@ def with_gradients(answer, tokens, visible, mask_token, num_patches):
     if isinstance(everywhere, torch.Tensor) and everywhere.requires_grad:
         everywhere.square().sum().backward()
         everywhere = everywhere.detach()
-    return {"all places": everywhere, **{f"gradient of {name}": torch.zeros_like(p) if p.grad is None else p.grad
-                                         for name, p in learned.items()}}
+    gradients = {f"gradient of {name}": torch.zeros_like(p) if p.grad is None else p.grad
+                 for name, p in learned.items()}
+    return {"all places": everywhere, **gradients}
 
 
 @exercise(
