@@ -16,7 +16,7 @@ from .pretrained import load_pretrained, pretrained_facts
 from .runtime import eval_mode, smoke
 
 MOST_PIXELS = 100_000_000                                # larger pictures are refused before they are decoded
-FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "GIF", "BMP")
+FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "GIF", "BMP", "PPM")
 WHITES = (1, 255, 3000, 4095, 65535)                     # floats, bytes, reflectance, 12 bits, 16 bits
 BANDS = ("read it as an array (H, W, bands), with tifffile.imread for example, and choose three of them: "
          "array[..., [3, 2, 1]] is red, green and blue of Sentinel-2's thirteen")
