@@ -45,12 +45,6 @@ def test_nothing_is_left_behind_and_images_do_not_change_each_others_explanation
     assert all(p.grad is None for p in model.parameters())
 
 
-def test_rollout_of_uniform_attention_is_uniform_up_to_the_residual():
-    flow = attention_rollout(torch.full((1, 3, 2, 6, 6), 1 / 6))
-    # Half stays in each of 3 blocks, so 1/8 of each token is still itself; the rest is spread evenly.
-    torch.testing.assert_close(flow[0], torch.eye(6) / 8 + 7 / 8 / 6)
-
-
 def test_rollout_by_hand_and_its_rows_sum_to_one():
     first, second = [[1., 0.], [1., 0.]], [[0., 1.], [0., 1.]]       # all of token 0, all of token 1
     dropped = [[0., 0.], [0., 1.]]                   # a weight was taken out: the row must be repaired

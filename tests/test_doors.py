@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-import vit_helpers
-from vit_helpers import GOOD, PLAIN, Tiles, VisionTransformer, batches, evaluate, fit, load_tiles, normalize
+import vit_helpers as vit
+from vit_helpers import Tiles, VisionTransformer, fit, load_tiles, normalize
 from vit_helpers.checks.grade import verdicts
 from vit_helpers.publish import places
 
@@ -17,6 +17,10 @@ SMALL = {"img_size": 16, "num_classes": 2, "embed_dim": 16, "depth": 1, "num_hea
 
 def small(**changes):
     return VisionTransformer(**{**SMALL, **changes})
+
+
+def train(model=None, tiles=TILES, epochs=1, recipe=vit.PLAIN):
+    return fit(model or small(), tiles, epochs=epochs, recipe=recipe)
 
 
 def images(*shape):
@@ -29,114 +33,45 @@ def diverging():
     return model
 
 
-REFUSALS = {
-    "patches do not tile": (
-        lambda _: small(patch_size=5),
-        ValueError,
-        "16 is not divisible by patch size 5; choose .*4",
-    ),
-    "heads do not divide": (
-        lambda _: small(num_heads=3),
-        ValueError,
-        "embed_dim=16 .* num_heads=3; choose 15 or 18",
-    ),
-    "sine-cosine width": (
-        lambda _: small(embed_dim=18, positions="sincos"),
-        ValueError,
-        "by 4 .*choose 16 or 20",
-    ),
-    "unknown positions": (
-        lambda _: small(positions="sine"),
-        ValueError,
-        "positions='sine' is unknown; choose.*sincos",
-    ),
-    "convolutional stem": (
-        lambda _: small(img_size=18, patch_size=6, stem="conv"),
-        ValueError,
-        "2, 4, 8, 16",
-    ),
-    "image size": (lambda _: small()(images(1, 3, 32, 32)), ValueError, r"16\), not .*set_img_size"),
-    "bytes to the model": (lambda _: small()(images(1, 3, 16, 16).byte()), TypeError, "uint8.*normalize"),
-    "normalized twice": (lambda _: normalize(images(3, 8, 8)), TypeError, "normalized already"),
-    "floats as tiles": (
-        lambda _: Tiles(images(2, 3, 8, 8), [0, 1]),
-        TypeError,
-        "uint8.*float32.*to\\(torch.uint8\\)",
-    ),
-    "one label missing": (
-        lambda _: Tiles(images(2, 3, 8, 8).byte(), [0]),
-        ValueError,
-        r"labels of shape \(2,\)",
-    ),
-    "label beyond": (
-        lambda _: Tiles(images(2, 3, 8, 8).byte(), [0, 2], ("a", "b")),
-        ValueError,
-        "labels 0 to 1",
-    ),
-    "unknown source": (lambda _: load_tiles("sentinel"), ValueError, "'auto', 'eurosat' or 'synthetic'"),
-    "no such folder": (
-        lambda tmp: load_tiles("eurosat", root=tmp / "none"),
-        FileNotFoundError,
-        "EUROSAT_ROOT",
-    ),
-    "too small a split": (lambda _: TILES.split(0.001), ValueError, "choose 0.2"),
-    "one class": (
-        lambda _: fit(small(), TILES.select(range(0, 20, 2)), epochs=1),
-        ValueError,
-        "at least two classes",
-    ),
-    "no epochs": (lambda _: fit(small(), TILES, epochs=0), ValueError, "above 0, such as 5"),
-    "other classes": (
-        lambda _: fit(small(num_classes=3), TILES, epochs=1, recipe=PLAIN),
-        ValueError,
-        "num_classes=2",
-    ),
-    "a data loader": (lambda _: fit(small(), list(batches(TILES)), epochs=1), TypeError, "Tiles.from_folder"),
-    "patches of a CNN": (
-        lambda _: fit(torch.nn.Flatten(), TILES, epochs=1, recipe=GOOD),
-        ValueError,
-        "keep_tokens=1.0",
-    ),
-    "loss not finite": (
-        lambda _: fit(diverging(), TILES, epochs=1, recipe=PLAIN),
-        FloatingPointError,
-        "tenth of the",
-    ),
-    "nothing to judge": (lambda _: evaluate(small(), TILES.select([])), ValueError, "at least one"),
-    "float picture": (
-        lambda _: vit_helpers.predict(255 * torch.rand(3, 64, 64)),
-        TypeError,
-        r"to\(torch.uint8\)",
-    ),
-    "no picture file": (
-        lambda tmp: vit_helpers.load_picture(tmp / "none.png"),
-        FileNotFoundError,
-        "check the name",
-    ),
-    "words as a picture": (
-        lambda tmp: vit_helpers.load_picture(text(tmp)),
-        ValueError,
-        "cannot be read as a picture",
-    ),
-    "weights of words": (
-        lambda tmp: vit_helpers.load_weights(small(), text(tmp)),
-        ValueError,
-        "whole file of weights",
-    ),
-    "unknown weights": (lambda _: vit_helpers.load_pretrained("best"), ValueError, "'eurosat'"),
-    "no notebook": (lambda tmp: verdicts(text(tmp)), ValueError, "is no notebook"),
-    "address": (lambda _: places("git@github.com:a/b"), ValueError, "https://github.com/OWNER/REPO"),
-    "too many maps": (
-        lambda _: vit_helpers.attention_maps(small(), images(1, 3, 16, 16).expand(600_000, -1, -1, -1)),
-        ValueError,
-        "reduce=",
-    ),
-}
-
-
 def text(folder):
     (folder / "words.txt").write_text(json.dumps("only words"))
     return folder / "words.txt"
+
+
+REFUSALS = {
+    "patches do not tile": (lambda _: small(patch_size=5), ValueError, "16 is not divisible by .* 5; .*4"),
+    "heads do not divide": (lambda _: small(num_heads=3), ValueError, "16 .* num_heads=3; choose 15 or 18"),
+    "sine-cosine width": (lambda _: small(embed_dim=18, positions="sincos"), ValueError, "choose 16 or 20"),
+    "unknown positions": (lambda _: small(positions="sine"), ValueError, "'sine' is unknown; choose.*sincos"),
+    "convolutional stem": (lambda _: small(img_size=18, patch_size=6, stem="conv"), ValueError, "2, 4, 8, "),
+    "image size": (lambda _: small()(images(1, 3, 32, 32)), ValueError, r"16\), not .*set_img_size"),
+    "bytes to the model": (lambda _: small()(images(1, 3, 16, 16).byte()), TypeError, "uint8.*normalize"),
+    "normalized twice": (lambda _: normalize(images(3, 8, 8)), TypeError, "normalized already"),
+    "floats as tiles": (lambda _: Tiles(images(2, 3, 8, 8), [0, 1]), TypeError, "float32.*torch.uint8"),
+    "one label missing": (lambda _: Tiles(images(2, 3, 8, 8).byte(), [0]), ValueError, "labels of shape"),
+    "label beyond": (lambda _: Tiles(images(2, 3, 8, 8).byte(), [0, 2], "ab"), ValueError, "labels 0 to 1"),
+    "unknown source": (lambda _: load_tiles("sentinel"), ValueError, "'auto', 'eurosat' or 'synthetic'"),
+    "no such folder": (lambda tmp: load_tiles("eurosat", tmp / "no"), FileNotFoundError, "EUROSAT_ROOT"),
+    "too small a split": (lambda _: TILES.split(0.001), ValueError, "choose 0.2"),
+    "one class": (lambda _: train(tiles=TILES.select(range(0, 20, 2))), ValueError, "at least two classes"),
+    "no epochs": (lambda _: train(epochs=0), ValueError, "above 0, such as 5"),
+    "other classes": (lambda _: train(small(num_classes=3)), ValueError, "num_classes=2"),
+    "patches of a CNN": (lambda _: train(torch.nn.Flatten(), recipe=vit.GOOD), ValueError, "keep_tokens=1.0"),
+    "layers of a CNN": (lambda _: train(torch.nn.Linear(8, 2), recipe=vit.FINETUNE), ValueError,
+                        "no parameters named `blocks.*layer_decay=1"),
+    "loss not finite": (lambda _: train(diverging()), FloatingPointError, "tenth of the"),
+    "nothing to judge": (lambda _: vit.evaluate(small(), TILES.select([])), ValueError, "at least one"),
+    "two views": (lambda _: vit.evaluate(small(), TILES, views=2), ValueError, "neither 1 nor 8"),
+    "float picture": (lambda _: vit.predict(255 * torch.rand(3, 64, 64)), TypeError, "torch.uint8"),
+    "no picture file": (lambda tmp: vit.load_picture(tmp / "no.png"), FileNotFoundError, "check the name"),
+    "words as a picture": (lambda tmp: vit.load_picture(text(tmp)), ValueError, "cannot be read as a pict"),
+    "weights of words": (lambda tmp: vit.load_weights(small(), text(tmp)), ValueError, "whole file of"),
+    "unknown weights": (lambda _: vit.load_pretrained("best"), ValueError, "'eurosat'.*weights/mine.pt"),
+    "no notebook": (lambda tmp: verdicts(text(tmp)), ValueError, "is no notebook"),
+    "address": (lambda _: places("git@github.com:a/b"), ValueError, "https://github.com/OWNER/REPO"),
+    "too many maps": (lambda _: vit.attention_maps(small(), images(1, 3, 16, 16).expand(600_000, -1, -1, -1)),
+                      ValueError, "reduce="),
+}
 
 
 @pytest.mark.parametrize("what", REFUSALS)
@@ -153,7 +88,7 @@ def test_code_in_a_file_of_weights_is_not_run(tmp_path):
 
     torch.save({"model": Evil()}, tmp_path / "evil.pt")
     with pytest.raises(ValueError, match="whole file of weights"):
-        vit_helpers.load_weights(small(), tmp_path / "evil.pt")
+        vit.load_weights(small(), tmp_path / "evil.pt")
     np.save(tmp_path / "evil.npy", np.array([Evil()], dtype=object), allow_pickle=True)
-    assert vit_helpers.eurosat.mapped(tmp_path / "evil.npy") is None
+    assert vit.eurosat.mapped(tmp_path / "evil.npy") is None
     assert not (tmp_path / "ran").exists()

@@ -41,11 +41,9 @@ def test_a_camera_that_was_turned_is_followed(tmp_path):
     assert image[0, :28].float().mean() > 240 and image[2, 36:].float().mean() > 240     # red is above now
 
 
-@pytest.mark.parametrize("mode", ["L", "1", "P", "CMYK", "LA", "I;16", "I", "F"])
+@pytest.mark.parametrize("mode", ["L", "1", "P", "CMYK", "LA", "I", "F"])
 def test_every_color_mode_becomes_rgb(tmp_path, mode):
-    ramp = np.linspace(0, 255, 64, dtype=np.uint8)[None].repeat(64, axis=0)
-    wide = {"I;16": np.uint16, "I": np.int32}.get(mode)      # 16 bits a pixel
-    image = Image.fromarray(ramp.astype(wide) * 256) if wide else Image.fromarray(ramp).convert(mode)
+    image = Image.fromarray(np.linspace(0, 255, 64, dtype=np.uint8)[None].repeat(64, axis=0)).convert(mode)
     found = load_picture(saved(tmp_path, image, "picture.tif")).float()
     assert (found[0] - found[1]).abs().max() <= 3
     assert found[:, :, :8].mean() < 60 and found[:, :, -8:].mean() > 195

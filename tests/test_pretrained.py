@@ -73,7 +73,8 @@ def test_accuracy_and_confidence_hold_on_the_real_test_tiles(eurosat, name):
 
 def test_weights_that_are_saved_load_again_and_damaged_or_other_ones_do_not(monkeypatch, tmp_path):
     monkeypatch.setattr(pretrained, "WEIGHTS", tmp_path)
-    path, model = tmp_path / "mine.pt", VisionTransformer(16, embed_dim=16, depth=1, mlp_dim=16, pool="mean")
+    path, model = tmp_path / "mine.pt", VisionTransformer(
+        16, 4, 4, 3, embed_dim=16, depth=1, mlp_dim=16, stem="conv", positions="sincos", pool="mean")
     pretrained.save_pretrained("mine", model, {"seed": 3}, tmp_path)
     facts, weights = pretrained_facts("mine"), load_pretrained("mine").state_dict()
     assert facts == {"name": "mine", "model": model.config, "seed": 3, "sha256": facts["sha256"]}

@@ -97,14 +97,9 @@ def gradient_rollout(model, images, targets=None):
             R = R + (gradient * weights).clamp(min=0).mean(dim=1) @ R
         return R.detach()
 
-    return in_batches(relevance, model, images, classes_of(model, images, targets))
-
-
-def classes_of(model, images, targets=None):
-    """The classes int64 (B,) that are asked for: those given, else the predicted ones."""
     classes = in_batches(model, model, images).argmax(dim=1) if targets is None else torch.as_tensor(targets)
     assert len(classes) == len(images), f"{len(classes)} targets for {len(images)} images"
-    return classes.long()
+    return in_batches(relevance, model, images, classes.long())
 
 
 def on_patches(rollout, model):

@@ -54,24 +54,19 @@ OTHERS = {"dist": "the second token and head of a distilled ViT (DeiT); about we
 
 
 def others(names):
-    """What weights with these names have that ours have not, as the end of a sentence; empty if unknown."""
-    found = [what for word, what in OTHERS.items() if any(re.search(word, name) for name in names)]
+    """What the weights with these names have that ours have not, as the end of a message; perhaps nothing."""
+    found = [what for part, what in OTHERS.items() if re.search(part, "\n".join(names))]
     return f"\nThese weights have {', and '.join(found)}" if found else ""
-
-
-def bare(name):
-    """The name of a parameter without what torch.compile and DataParallel put into it."""
-    return re.sub(r"\b(_orig_mod|module)\.", "", name)
 
 
 def load_weights(model, weights, sha256=None):
     """Put weights into `model`: a state dict, or the path of a file that holds one. Returns the model.
 
     Names are the course's, which are timm's; for others pass from_torchvision(weights) or
-    from_huggingface(weights). A checkpoint counts for its model, and prefixes of torch.compile and
-    DataParallel do not matter. sha256: the checksum that the file must have. Raises FileNotFoundError,
-    ValueError for a damaged file, and RuntimeError, in which PyTorch names the entries that do not fit; then
-    the model is as it was.
+    from_huggingface(weights). Of a checkpoint the model is taken, and what torch.compile and DataParallel put
+    before names does not matter. sha256: the checksum that the file must have. Raises FileNotFoundError,
+    ValueError for a damaged file, and RuntimeError, in which PyTorch names the entries that do not fit; the
+    model is as it was then.
     """
     if isinstance(weights, (str, Path)):
         found = hashlib.sha256(Path(weights).read_bytes()).hexdigest()
@@ -79,20 +74,20 @@ def load_weights(model, weights, sha256=None):
             raise ValueError(f"{weights} has the checksum {found[:12]}... in place of {sha256[:12]}...: it "
                              "was damaged or replaced; fetch it again")
         weights = read(weights)
-    for whole in ("model", "state_dict"):                # of a checkpoint, ours or Lightning's
-        weights = weights[whole] if isinstance(weights.get(whole), dict) else weights
-    own = model.state_dict()
-    names = {bare(name): name for name in own}
-    weights = {names.get(bare(name), name): value for name, value in weights.items()}
+    for inner in ("model", "state_dict"):                # of a checkpoint, ours or Lightning's
+        weights = weights[inner] if isinstance(weights.get(inner), dict) else weights
+    own, wrapper = model.state_dict(), re.compile(r"\b(_orig_mod|module)\.")
+    names = {wrapper.sub("", name): name for name in own}
+    weights = {names.get(bare := wrapper.sub("", name), bare): value for name, value in weights.items()}
     ours, theirs = ({name: getattr(v, "shape", None) for name, v in each.items()} for each in (own, weights))
     if ours != theirs:
         try:
             copy.deepcopy(model).load_state_dict(weights)        # it loads what fits before it complains
         except RuntimeError as problem:
-            embeds = "patch_embed.proj.weight"
-            size = ours.get("pos_embed") != theirs.get("pos_embed") and ours.get(embeds) == theirs.get(embeds)
+            differs = [name for name in ours if theirs.get(name, ours[name]) != ours[name]]
+            resized = "pos_embed" in differs and "patch_embed.proj.weight" not in differs
             advice = ("\nThe positions are those of another image size: build the model for that size, load "
-                      "the weights, then call model.set_img_size") * size
+                      "the weights, then call model.set_img_size") * resized
             raise RuntimeError(f"{problem}{others(theirs)}{advice}") from None
     model.load_state_dict(weights)
     return model

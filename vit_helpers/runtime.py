@@ -26,11 +26,7 @@ def pick_device(device=None):
 
 
 def has_fast_bf16(device):
-    """Whether matrix products in bfloat16 are faster than in float32 on `device`.
-
-    On a CPU that takes bf16 instructions (AMX or AVX512-BF16 on x86); without them bf16 is emulated and
-    slower.
-    """
+    """Whether matrix products are faster in bfloat16 on `device`: a CPU needs AMX or AVX512-BF16 for that."""
     device = torch.device(device)
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
@@ -79,7 +75,7 @@ class Progress(tqdm):
 def atomic_write(path):
     """Yield a temporary path beside `path` and rename it to `path` at the end: readers never see half a file.
 
-    If anything fails, the temporary file is removed and an older file at `path` stays as it was.
+    If anything fails, it is removed, and an older file at `path` stays as it was.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

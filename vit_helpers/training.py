@@ -43,11 +43,11 @@ class History:
 ADVICE = "Training stopped; try a tenth of the learning rate, and look for broken values in the images"
 
 
-def optimize(loss_of, optimizers, schedules, steps, bf16_on=None):
-    """The loop of every training here: `steps` steps downhill on `loss_of()`, a scalar; yields the losses.
+def optimize(loss_of, optimizers, schedules, steps, bf16_on, bar, losses):
+    """The loop of every training here: `steps` steps downhill on `loss_of()`, a scalar; shown by `bar`.
 
-    They come in lists of ten, since reading a number makes a GPU wait. bf16_on: a device type for mixed
-    precision. Raises FloatingPointError when a loss is not finite.
+    `losses` grows by ten at a time, since reading a number makes a GPU wait. bf16_on: a device type for mixed
+    precision, or None. Raises FloatingPointError when a loss is not finite.
     """
     window = []
     for step in range(1, steps + 1):
@@ -62,11 +62,13 @@ def optimize(loss_of, optimizers, schedules, steps, bf16_on=None):
             schedule.step()
         window.append(loss.detach().float())
         if len(window) == 10 or step == steps:
-            losses = (all_reduce_sum(torch.stack(window)) / world_size()).tolist()
-            window.clear()
-            if not math.isfinite(sum(losses)):
+            some = (all_reduce_sum(torch.stack(window)) / world_size()).tolist()
+            if not math.isfinite(sum(some)):
                 raise FloatingPointError(f"the loss is not finite by step {step} of {steps}. {ADVICE}")
-            yield losses
+            losses += some
+            bar.set_postfix_str(f"loss {sum(losses[-50:]) / len(losses[-50:]):.3f}", refresh=False)
+            bar.update(len(window))
+            window.clear()
 
 
 def learn(model, loss_of, *, steps, recipe=GOOD, seed=0, device=None):
@@ -85,10 +87,7 @@ def learn(model, loss_of, *, steps, recipe=GOOD, seed=0, device=None):
     with torch.random.fork_rng(), Progress(total=steps, unit=" steps") as bar:
         torch.manual_seed(seed)
         try:
-            for some in optimize(lambda: loss_of(model, generator), optimizers, schedules, steps, bf16_on):
-                losses += some
-                bar.set_postfix_str(f"loss {sum(losses[-50:]) / len(losses[-50:]):.3f}", refresh=False)
-                bar.update(len(some))
+            optimize(lambda: loss_of(model, generator), optimizers, schedules, steps, bf16_on, bar, losses)
         except KeyboardInterrupt:
             print(f"interrupted after {len(losses)} of {steps} steps; the model so far is usable")
     return losses
@@ -135,10 +134,7 @@ def fit(model, train, test=None, *, epochs, recipe=GOOD, seed=0, device=None, ch
                 bar.set_description_str(f"epoch {len(history) + 1}/{math.ceil(total / steps)}", refresh=False)
                 feed = batch_losses(parallel, train, recipe, generator, (done, total), hits)
                 model.train()
-                for some in optimize(lambda feed=feed: next(feed), optimizers, schedules, here, bf16_on):
-                    losses += some
-                    bar.set_postfix_str(f"loss {sum(losses[-50:]) / len(losses[-50:]):.3f}", refresh=False)
-                    bar.update(len(some))
+                optimize(feed.__next__, optimizers, schedules, here, bf16_on, bar, losses)
                 if not all(p.isfinite().all() for p in model.parameters()):
                     raise FloatingPointError(f"the last step made weights that are not finite. {ADVICE}")
                 accuracy = all_reduce_sum(torch.stack(hits).sum(dim=0)).tolist()     # right ones, of how many
