@@ -2,10 +2,12 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from unittest.mock import Mock
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -72,12 +74,15 @@ def test_a_folder_of_pictures_is_learned_from_judged_and_used_as_the_readme_says
         path = folder / ("summer", "Winter ü")[i % 2] / f"{i}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (50 + i, 80), (10 * i, 255 * (i % 2), 90)).save(path)
-    code, printed, _ = run("train", "--data", folder, "--epochs", 1, "--name", "mine")
+    Image.fromarray(np.full((64, 64), 300, np.uint16)).save(folder / "summer" / "16 bits.tif")
+    words = ("train", "--data", folder, "--epochs", 1, "--name", "mine")
+    assert re.search(r"16 bits\.tif.* run from 300 to 300.*--white", run(*words)[2])
+    code, printed, _ = run(*words, "--white", 3000)
     facts = facts_of(tmp_path / "out", "mine")
     assert code == 0 and printed.endswith(f"the weights are in {mine}\n")
-    assert facts["classes"] == ["Winter ü", "summer"] and facts["data"].startswith("Meine Fotos (Übung), 20 ")
+    assert facts["classes"] == ["Winter ü", "summer"] and facts["data"].startswith("Meine Fotos (Übung), 21 ")
     code, judged, _ = run("evaluate", "--weights", mine, "--data", folder)
-    assert code == 0 and judged.strip() in printed
+    assert code == 0 and judged[judged.index("accuracy"):].strip() in printed
     assert "say where: --data FOLDER" in run("evaluate", "--weights", mine)[2]
     code, printed, _ = run("predict", path, "--weights", mine, "--map", tmp_path / "map ü.png")
     assert code == 0 and printed.startswith(f"{path}: ") and "summer" in printed and "Winter ü" in printed

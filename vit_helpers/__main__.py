@@ -26,7 +26,7 @@ def train(args):
     """Train on four fifths of the tiles, report on the last fifth, write weights; also under torchrun."""
     out = Path(args.out or ("weights" if args.data else WEIGHTS))
     out.mkdir(parents=True, exist_ok=True)               # better to fail before training than after it
-    tiles = Tiles.from_folder(args.data) if args.data else load_tiles(args.source)
+    tiles = Tiles.from_folder(args.data, white=args.white) if args.data else load_tiles(args.source)
     learn, test = tiles.split(seed=args.split_seed)
     parts, validation = "80/20", None
     if args.validation:
@@ -65,7 +65,7 @@ def train(args):
         "source": tiles.source,
         "data": f"{tiles.source}, {len(tiles)} tiles, split {parts} with seed {args.split_seed}",
         "recipe": {"name": args.recipe, **settings}, "epochs": args.epochs, "seed": args.seed,
-        "split_seed": args.split_seed, "test_tiles": len(test), "classes": tiles.classes,
+        "split_seed": args.split_seed, "test_tiles": len(test), "classes": tiles.classes, "white": args.white,
         **{key: round(value, 4) for key, value in facts.items()}, **known, "history": curves,
         "command": "python -m vit_helpers " + shlex.join(sys.argv[1:])}, out)
     print(f"the weights are in {out / name}.pt")
@@ -78,7 +78,7 @@ def judge(args):
     if not args.data and facts["source"] not in ("eurosat", "synthetic"):
         raise ValueError(f"{args.weights} learned from pictures of your own; say where: --data FOLDER")
     model = load_pretrained(args.weights)
-    own = args.data and Tiles.from_folder(args.data, model.img_size[0])
+    own = args.data and Tiles.from_folder(args.data, model.img_size[0], facts.get("white"))
     _, test = (own or load_tiles(facts["source"])).split(seed=facts["split_seed"])
     if len(test) != facts["test_tiles"]:                 # another number of tiles is split differently
         raise ValueError(f"these weights were judged on {facts['test_tiles']} test tiles, here are "
@@ -146,6 +146,7 @@ def main():
     option = add("train", train)
     option("--source", default="eurosat", choices=("eurosat", "synthetic"), help="tiles to train on")
     option("--data", metavar="FOLDER", help="pictures of your own instead, a folder for each class")
+    option("--white", type=float, help="what is white in them, if not bytes, such as 3000 for reflectance")
     option("--recipe", default="good", choices=RECIPES, help="see vit_helpers/recipes.py")
     option("--epochs", type=int, default=5)
     option("--batch-size", type=int, help="tiles in a step, over all processes; default: the recipe's, 64")

@@ -37,11 +37,12 @@ def as_rgb(picture, white=None):
     """Any picture that people have as a PIL image in 8-bit RGB, upright (EXIF), of its own size.
 
     picture: a path, bytes, an open file, a PIL image, or an array (H, W), (H, W, 3), (3, H, W), with alpha
-    uint8 (H, W, 4). Gray, palettes and CMYK become RGB; what is transparent becomes white; of several frames
-    the first is taken. white: which number becomes 255 where they are not bytes; by default the first of 1,
-    255, 3000 (reflectance), 4095 (12 bits) and 65535 that none is above. Raises FileNotFoundError; ValueError
-    for an address, for a file that is no picture, damaged, or larger than 100 million pixels, for more than
-    three bands, for NaN, and for a range that does not tell: negative, or all below a quarter of that white.
+    uint8 (H, W, 4). Gray, palettes and CMYK become RGB; what is transparent becomes white; of an animation
+    the first frame is taken. white: which number becomes 255 where they are not bytes; by default the first
+    of 1, 255, 3000 (reflectance), 4095 (12 bits) and 65535 that none is above. Raises FileNotFoundError;
+    ValueError for an address, for a file that is no picture, damaged, or larger than 100 million pixels, for
+    more than three bands or one page, for NaN, and for a range that does not tell: negative, or all below a
+    quarter of that white.
     """
     from PIL import Image, ImageOps
 
@@ -126,9 +127,9 @@ def as_bytes(values, name, white):
     if white is None:
         white = next((white for white in WHITES if high <= white), np.inf)
         if low < 0 or high < white / 4:
-            raise ValueError(f"the values of {name} run from {low:g} to {high:g}, which does not tell "
-                             "what is white; say it, as in load_picture(picture, white=3000): 1 for floats, "
-                             "255 for bytes, 3000 for reflectance, 4095 for 12 bits, 65535 for 16 bits")
+            raise ValueError(f"the values of {name} run from {low:g} to {high:g}, which does not tell what "
+                             "is white; say it by white=... or --white: 1 for floats, 255 for bytes, 3000 "
+                             "for reflectance, 4095 for 12 bits, 65535 for 16 bits")
     return (values.clip(0, white) * (255 / white)).astype(np.uint8)
 
 
@@ -160,7 +161,9 @@ def predict(picture, name="auto"):
     where they were made with validation tiles: logits are divided by the temperature that was best on them.
     """
     model, facts = load_pretrained(name), pretrained_facts(name)
-    image = picture if torch.is_tensor(picture) else load_picture(picture, model.img_size[0])
+    image = picture
+    if not torch.is_tensor(picture):
+        image = load_picture(picture, model.img_size[0], facts.get("white"))
     with torch.no_grad():
         pooled = model.pooled(model.forward_features(normalize(image)[None]))        # (1, D)
         probabilities = (model.head(pooled)[0] / facts.get("temperature", 1)).softmax(dim=0)     # (K,)
