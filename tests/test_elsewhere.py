@@ -79,23 +79,23 @@ def test_a_wrapped_model_trains_as_the_model_inside_it_and_its_weights_go_back_a
                                    small(pool="mean")(IMAGES))
 
 
+HUGGING_FACE = {"cls_token": "embeddings.cls_token", "pos_embed": "embeddings.position_embeddings",
+                "patch_embed.proj": "embeddings.patch_embeddings.projection", "norm1": "layernorm_before",
+                "norm2": "layernorm_after", "attn.proj": "attention.output.dense", "norm.": "layernorm.",
+                "mlp.fc1": "intermediate.dense", "mlp.fc2": "output.dense", "blocks": "encoder.layer"}
+
+
 def hugging_face(model):
-    """Our weights under the names of Hugging Face's ViTForImageClassification, from its documentation."""
-    names = {"cls_token": "embeddings.cls_token", "pos_embed": "embeddings.position_embeddings",
-             "patch_embed.proj": "embeddings.patch_embeddings.projection", "norm": "layernorm",
-             "norm1": "layernorm_before", "norm2": "layernorm_after", "attn.proj": "attention.output.dense",
-             "mlp.fc1": "intermediate.dense", "mlp.fc2": "output.dense", "head": "classifier"}
+    """Our weights under the names that transformers gives to its ViTForImageClassification."""
     state = {}
     for name, value in model.state_dict().items():
-        before, number, inner = re.fullmatch(r"(?:(blocks)\.(\d+)\.)?(.*)", name).groups()
-        module, _, kind = inner.rpartition(".") if inner not in names else (inner, "", "")
-        start = f"vit.encoder.layer.{number}." if before else "vit." * (module != "head")
-        end = f".{kind}" * bool(kind)
-        if module == "attn.qkv":
+        for ours, theirs in HUGGING_FACE.items():
+            name = name.replace(ours, theirs)
+        if "attn.qkv" in name:
             for part, third in zip(("query", "key", "value"), value.chunk(3), strict=True):
-                state[f"{start}attention.attention.{part}{end}"] = third
+                state["vit." + name.replace("attn.qkv", f"attention.attention.{part}")] = third
         else:
-            state[f"{start}{names[module]}{end}"] = value
+            state[name.replace("head", "classifier") if "head" in name else f"vit.{name}"] = value
     return state
 
 

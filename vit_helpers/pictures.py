@@ -109,14 +109,13 @@ def lower_bytes(file):
 
 def as_bytes(values, name, white):
     """Numbers (H, W), (H, W, 3) or (3, H, W) -> uint8 (H, W[, 3]), in which `white` is 255; see `as_rgb`."""
-    shape, bands = values.shape, (3, 4) if values.dtype == np.uint8 else (3,)
-    if values.ndim == 3 and shape[2] not in (1, *bands) and shape[0] in (1, 3):
+    if values.ndim == 3 and values.shape[0] in (1, 3) and values.shape[2] not in (1, 3, 4):
         values = np.moveaxis(values, 0, 2)
-    if values.ndim == 3 and values.shape[2] == 1:
-        values = values[:, :, 0]
-    if values.ndim != 2 and (values.ndim != 3 or values.shape[2] not in bands):
-        raise ValueError(f"{name} is an array {shape} of {values.dtype}, not (H, W) or (H, W, 3); of more "
-                         "bands choose three: array[..., [3, 2, 1]] is Sentinel-2's red, green and blue")
+    values = values[:, :, 0] if values.shape[2:] == (1,) else values
+    alpha = values.dtype == np.uint8 and values.shape[2:] == (4,)
+    if values.ndim < 2 or not (alpha or values.shape[2:] in ((), (3,))):
+        raise ValueError(f"{name} is an array {values.shape} of {values.dtype}, not (H, W) or (H, W, 3); of "
+                         "more bands choose three: array[..., [3, 2, 1]] is Sentinel-2's red, green and blue")
     if values.dtype == np.uint8:
         return np.ascontiguousarray(values)
     values = values.astype(np.float32)
