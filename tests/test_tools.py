@@ -30,13 +30,16 @@ def close(found, model, images=IMAGES):
     torch.testing.assert_close(torch.as_tensor(found), model(images).detach(), atol=2e-5, rtol=1e-4)
 
 
-def test_compile(model):
+@torch._dynamo.config.patch(disable=False)                   # the other tests do without
+def test_compile(model, monkeypatch):
+    monkeypatch.delenv("TORCHDYNAMO_DISABLE")
     torch._dynamo.reset()
     compiled = torch.compile(model, fullgraph=True, dynamic=True, backend="aot_eager")
     for n in (5, 3, 2):
         close(compiled(IMAGES[:n]).detach(), model, IMAGES[:n])
     kept = torch.tensor([[0, 3, 7]]).expand(5, -1)
     torch.testing.assert_close(compiled(IMAGES, kept), model(IMAGES, kept), atol=2e-5, rtol=1e-4)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] >= 2
 
 
 def test_export_with_any_batch_size(model):
