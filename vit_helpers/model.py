@@ -122,8 +122,7 @@ class VisionTransformer(nn.Module):
     def forward_features(self, images, kept=None):
         """Images -> tokens (B, N[+1], D) after the last norm; CLS first where there is one.
 
-        kept: int64 (B, n), numbers of the patches that go through the blocks; by default all. Fewer make a
-        training step cheaper (He et al. 2022, section 3), and give (B, n[+1], D).
+        kept: int64 (B, n), the patches that take part (He et al. 2022, section 3); then (B, n[+1], D).
         """
         x = self.drop(keep(self.embed(images), kept, prefix=int(self.cls_token is not None)))
         for block in self.blocks:
