@@ -32,7 +32,7 @@ def inflate(weight, tubelet):
         "the mask goes token by token, so places of one step do not see each other; compare the "
         "steps of the tokens.":
             lambda steps, places: torch.ones(steps * places, steps * places, dtype=torch.bool).tril(),
-        "it is transposed: rows listen, columns are listened to, and this lets each step listen to itself "
+        "it is transposed: a row's token attends to a column's, and this lets each step attend to itself "
         "and to the future.":
             lambda steps, places: past_only.reference(steps, places).T,
         "a step does not see itself, and the first one sees nothing at all; earlier or the same is allowed.":
