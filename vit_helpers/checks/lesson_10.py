@@ -1,4 +1,4 @@
-"""Exercises of lesson 10: evidence between two classes, attended patches, rollout repaired, contrast."""
+"""Exercises of lesson 10: evidence between two classes, choice by place, rollout repaired, contrast."""
 
 import torch
 from torch import nn
@@ -26,35 +26,36 @@ def evidence_between(evidence, first, second):
     return (evidence[:, :, first] - evidence[:, :, second]) / evidence.shape[1]
 
 
-def entropy(maps):
-    return torch.special.entr(maps).sum(dim=-1)                  # entr(w) = -w log w, and 0 for w = 0
+def choice(maps):
+    """The squared distance of maps (..., N, N) from uniform attention: (...)."""
+    return (maps - 1 / maps.shape[-1]).square().sum(dim=(-2, -1))
 
 
 def some_maps():
-    sharp = torch.randn(2, 3, 2, 5, 5).mul(3).softmax(dim=-1)
-    scores = torch.where(torch.eye(4) > 0, -torch.inf, torch.randn(1, 2, 4, 4, 4))
-    blocked = scores.softmax(dim=-1)                             # zeros on the diagonal
-    return [(torch.tensor([[[[[0.5, 0.5], [0.0, 1.0]]]]]),), (sharp,), (blocked,)]
+    by_hand = torch.tensor([[[1.0, 0.0], [1.0, 0.0]], [[1.0, 0.0], [0.0, 1.0]]])[:, None, None]
+    place, content = torch.randn(1, 2, 3, 5, 5), torch.randn(4, 2, 3, 5, 5)
+    return [(by_hand,), ((place + content).softmax(dim=-1),), ((2 * content).softmax(dim=-1),)]
 
 
 @exercise(
     cases=some_maps,
     mistakes={
-        "0 times the logarithm of 0 is nan on a computer; its limit is 0, so clamp the weight inside the "
-        "logarithm, or use torch.special.entr.":
-            lambda maps: (-(maps * maps.log()).sum(dim=-1)).exp().mean(dim=-1),
-        "this is the entropy, in nats; take its exponential to get a number of patches.":
-            lambda maps: entropy(maps).mean(dim=-1),
-        "the mean over the asking patches comes before the exponential; it comes last, as a mean of "
-        "numbers of patches.":
-            lambda maps: entropy(maps).mean(dim=-1).exp(),
-        "this runs down the columns of the maps; a row (the last axis) is what sums to one.":
-            lambda maps: torch.special.entr(maps).sum(dim=-2).exp().mean(dim=-1),
-        "the minus sign is missing; the logarithm of a share is negative, the entropy is not.":
-            lambda maps: (-entropy(maps)).exp().mean(dim=-1),
+        "the uniform share 1/N is not taken off, so a head that attends to all patches alike would count as "
+        "choosing by place.":
+            lambda maps: maps.mean(0).square().sum((-2, -1)) / maps.square().sum((-2, -1)).mean(0),
+        "this is the share of what changes from tile to tile; the share by place is 1 minus it.":
+            lambda maps: 1 - choice(maps.mean(dim=0)) / choice(maps).mean(dim=0),
+        "the choice of the single maps is added up over the tiles; take its mean, or more tiles would make "
+        "the share smaller.":
+            lambda maps: choice(maps.mean(dim=0)) / choice(maps).sum(dim=0),
+        "these are the distances themselves, or their roots; square them, and take no root at the end.":
+            lambda maps: (choice(maps.mean(dim=0)) / choice(maps).mean(dim=0)).sqrt(),
+        "the fraction is taken for each tile, then averaged; a tile with hardly any choice would count as "
+        "much as all others. First average above and below, then divide.":
+            lambda maps: (choice(maps.mean(dim=0)) / choice(maps)).mean(dim=0),
     })
-def patches_heard(maps):
-    return entropy(maps).exp().mean(dim=-1)
+def share_by_place(maps):
+    return choice(maps.mean(dim=0)) / choice(maps).mean(dim=0)
 
 
 def strongest(weights, keep):
@@ -75,8 +76,8 @@ def rollout(maps, keep, by_row=True, later_left=True, residual=True, each_head=F
 
 
 @exercise(
-    cases=lambda: [(torch.tensor([[[[0.1, 0.7, 0.2], [0.3, 0.1, 0.6], [0.5, 0.3, 0.2]]],
-                                  [[[0.6, 0.3, 0.1], [0.2, 0.2, 0.6], [0.1, 0.8, 0.1]]]]), 2),
+    cases=lambda: [(torch.tensor([[[[0.1, 0.7, 0.2], [0.3, 0.1, 0.6], [0.5, 0.3, 0.2]]],     # no ties
+                                  [[[0.6, 0.3, 0.1], [0.15, 0.25, 0.6], [0.15, 0.8, 0.05]]]]), 2),
                    (torch.randn(3, 4, 6, 6).mul(2).softmax(dim=-1), 3)],
     mistakes={
         "both mistakes are still there: look at what it divides by, and at the order of the product.":
@@ -90,6 +91,8 @@ def rollout(maps, keep, by_row=True, later_left=True, residual=True, each_head=F
             lambda maps, keep: rollout(maps, keep, each_head=True),
         "the residual is gone: add the identity after dropping the weak weights.":
             lambda maps, keep: rollout(maps, keep, residual=False),
+        "the identity is added before the weak weights are dropped, so it may push one of the others out; drop "
+        "first.": lambda maps, keep: rollout(maps, keep, identity_first=True),
     })
 def sparse_rollout(maps, keep):
     return rollout(maps, keep)
