@@ -91,8 +91,9 @@ def rollout(maps, keep, by_row=True, later_left=True, residual=True, each_head=F
             lambda maps, keep: rollout(maps, keep, each_head=True),
         "the residual is gone: add the identity after dropping the weak weights.":
             lambda maps, keep: rollout(maps, keep, residual=False),
-        "the identity is added before the weak weights are dropped, so it may push one of the others out; drop "
-        "first.": lambda maps, keep: rollout(maps, keep, identity_first=True),
+        "the identity is added before the weak weights are dropped, so it may push one of the others out; "
+        "drop first.":
+            lambda maps, keep: rollout(maps, keep, identity_first=True),
     })
 def sparse_rollout(maps, keep):
     return rollout(maps, keep)
