@@ -168,7 +168,7 @@ def test_parameters_with_other_names_or_shapes_are_told():
 def test_a_teacher_reads_off_what_the_checkers_said(tmp_path, monkeypatch, capsys):
     lesson = next(path for path in NOTEBOOKS if path.stem.startswith("05"))
     notebook = json.loads(lesson.read_text(encoding="utf-8"))
-    said = iter(["scaled_scores: right. 1 of 4 exercises of this lesson done.\n", "attend: not right yet.\n",
+    said = iter(["attend: right. 1 of 4 exercises of this lesson done.\n", "other_kind: not right yet.\n",
                  "split_heads: not right yet.\nIt is not done after 10 seconds\n", ""])
     for cell in notebook["cells"]:
         if "= checks." in "".join(cell["source"]) and cell["cell_type"] == "code":
@@ -178,8 +178,8 @@ def test_a_teacher_reads_off_what_the_checkers_said(tmp_path, monkeypatch, capsy
     monkeypatch.setattr(sys, "argv", ["vit_helpers", "grade", str(mine), str(lesson)])
     assert command_line.main() == 0
     first, second = capsys.readouterr().out.splitlines()
-    assert first == f"{mine}: 1 of 4 right; attend wrong; split_heads wrong; Attention not run"
-    assert second.startswith(f"{lesson}: 0 of 4 right; scaled_scores not written; attend not written; ")
+    assert first == f"{mine}: 1 of 4 right; other_kind wrong; split_heads wrong; Attention not run"
+    assert second.startswith(f"{lesson}: 0 of 4 right; attend not written; other_kind not written; ")
     monkeypatch.setattr(sys, "argv", ["vit_helpers", "grade", str(mine)])
     for text, problem in ("no JSON", "no notebook"), ("[]", "no notebook"), ('{"cells": []}', "no exercises"):
         mine.write_text(text, encoding="utf-8")
