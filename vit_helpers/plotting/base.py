@@ -20,7 +20,7 @@ class Picture(Figure):
 
     def _repr_mimebundle_(self, include=None, exclude=None):
         file = io.BytesIO()
-        self.savefig(file, format="png", dpi=100)
+        self.savefig(file, format="png", dpi=100, pil_kwargs={"optimize": True})
         return {"image/png": file.getvalue(), "text/plain": self.alt}, {"image/png": {"alt": self.alt}}
 
     def _ipython_display_(self):
