@@ -42,8 +42,11 @@ def facts_of(folder, name):
 
 
 def test_train_writes_weights_and_facts_that_evaluate_finds_again(run, monkeypatch, tmp_path):
-    code, printed, _ = run("train", "--source", "synthetic", "--epochs", 2, "--seed", 3)
+    words = ("train", "--source", "synthetic", "--epochs", 2, "--seed", 3)
+    code, printed, _ = run(*words)
     facts = facts_of(tmp_path / "out", "synthetic")
+    run(*words)                                              # the same weights, bit for bit
+    assert facts_of(tmp_path / "out", "synthetic")["sha256"] == facts["sha256"]
     assert code == 0 and len([*(tmp_path / "out").iterdir()]) == 2
     assert (facts["seed"], facts["test_tiles"], facts["recipe"]["name"]) == (3, 10, "good")
     assert facts["data"] == "synthetic, 60 tiles, split 80/20 with seed 0"

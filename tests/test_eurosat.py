@@ -87,6 +87,8 @@ def test_the_cache_is_used_the_second_time_and_mapped(layout, reference, monkeyp
     for end in (None, 0, 6, -1000):                          # a damaged one is made again
         file.write_bytes(file.read_bytes()[:end])
         assert torch.equal(load_tiles("eurosat", root=root).images, reference)
+    np.save(file, np.zeros((9, 3, 64, 64), np.uint8))        # and so is one of another number of tiles
+    assert torch.equal(load_tiles("eurosat", root=root).images, reference)
     monkeypatch.setattr(module, "tiles_in", None)            # from here, whoever decodes or fetches, fails
     monkeypatch.setattr(module, "fetch", None)
     for place in (str(root), ""):                            # without a root the cache is looked at first

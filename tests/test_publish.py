@@ -59,6 +59,8 @@ def test_publishing_puts_the_address_everywhere_and_taking_it_out_gives_back_eve
         assert setup_source(after[name]) == setup_cell(f"{GITHUB}/archive/refs/heads/main.zip")
         same = [cell for cell, other in zip(notebook["cells"], old["cells"], strict=True) if cell == other]
         assert len(same) == len(old["cells"]) - 2 and notebook["metadata"] == old["metadata"]
+    publish(GITHUB, branch="spring", root=course)
+    assert f"{GITHUB}/archive/refs/heads/spring.zip" in "".join(contents(course).values())
     publish(OTHER, branch="autumn/term", root=course)
     everything = "".join(contents(course).values())
     assert f"git+{OTHER}@autumn/term" in everything and "mybinder.org/v2/git/https%3A%2F%2F" in everything

@@ -12,9 +12,9 @@ from vit_helpers.pretrained import WEIGHTS
 ROOT = Path(__file__).parents[2]
 PAGE = Path(__file__).with_name("RESULTS.md")
 SHOWN = {                                            # lesson: phrases of the outputs that RESULTS.md quotes
-    "01_eurosat_data": ["color alone:"],
+    "01_eurosat_data": ["on six colors:"],
     "08_training": ["epoch     loss"],
-    "09_evaluation": ["ECE", "test tiles (should not be)"],
+    "09_evaluation": ["before  ECE", "test tiles (should not be)"],
     "12_pretrained": ["linear probe"],
     "13_segmentation": ["mean IoU", "sliding classifier", "sliding segmenter"],
     "14_detection": ["class and place"],
