@@ -192,7 +192,6 @@ def test_generated_pages_are_up_to_date():
             f"{page.name} is out of date: python tests/benchmarks/lessons.py --pages")
 
 
-@pytest.mark.xfail(strict=False, reason="until lessons.py --pages has written them")
 def test_the_minutes_are_those_of_the_formula(path):
     """Reading may be one off, so that a sentence can be mended without more ado."""
     stated, wanted = lessons.first_cell(path).minutes, lessons.minutes_of(path)

@@ -27,7 +27,7 @@ from vit_helpers.runtime import atomic_write
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
 PATHS = {                                            # time: its lessons, and what to add
-    "two hours": ("00 02 03 05 10", "add exercises 2.1 and 5.1"),
+    "two hours": ("00 02 03 05", "add exercises 2.1 and 5.1 where there is time"),
     "a day": ("00 01 02 03 04 05 07 08 10",
               "add the exercises with one star, and one with two stars from each lesson"),
     "a term of 14 weeks": ("00+01 02+03 04 05 06 07 08 09 10 11 12 13 14+15 16+17",
