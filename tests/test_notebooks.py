@@ -141,7 +141,6 @@ NO_RESULT = re.compile("|".join((
     r"\$[^$]*\$", r"`[^`]*`", r"\]\([^)]*\)", r"\d{4}\.\d{4,5}",             # formulas, code, links, arXiv
     r"^#+ [\d.]+", r"(?:section|exercise|lesson)s? [\d.]+(?:(?:, | and | to )\d+\.\d+)*",
     r"[\d.,]+(?: ?[·+/x] ?[\d.,]+)+", r"= ?[\d.,]*\d")), re.MULTILINE | re.I)   # arithmetic written out
-MENDING = "07 08"                                    # not all of their numbers are shown
 QUOTED = {                                           # lesson: numbers that none of its cells shows, and whose
     "": dict.fromkeys(("27,000", "21,600", "17,280", "5,400", "4,320"), "EuroSAT's tiles"),
     "11": {"98.5 %": "AiTLAS arena"},
@@ -151,13 +150,11 @@ QUOTED = {                                           # lesson: numbers that none
 }
 
 
-def test_every_number_in_the_text_is_shown(path, notebook, request):
+def test_every_number_in_the_text_is_shown(path, notebook):
     """Each percentage, decimal and large number is, rounded, in the lesson's code, in its outputs or QUOTED.
 
     Not in exercises and quick questions, whose cases are made up; and numbers of sections are no results.
     """
-    if path.stem[:2] in MENDING:
-        request.applymarker(pytest.mark.xfail(strict=False))
     code = cells(notebook, "code")
     shown = "\n".join([*map(source, code), *map(printed, code)])
     shown = re.findall(r"(\d[\d,]*\.?\d*(?:e-?\d+)?)(%?)", shown)
