@@ -93,7 +93,7 @@ def test_a_folder_of_pictures_is_learned_from_judged_and_used_as_the_readme_says
 
 @pytest.mark.parametrize(("words", "message"), [
     (["train", "--epochs", "0"], "error: epochs=0 must be a number above 0"),
-    (["train", "--data", "no/such/folder"], "no/such/folder"),
+    (["train", "--data", "no/such/folder"], "there is no folder or zip archive"),
     (["train", "--recipe", "secret"], "invalid choice: 'secret'"),
     (["evaluate"], "error: no shipped weights are named 'eurosat'"),
     (["evaluate", "--weights", "none.pt"], "error: there is no file none.pt")])

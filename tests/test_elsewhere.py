@@ -198,6 +198,7 @@ def test_a_teacher_grades_what_students_really_hand_in(tmp_path, monkeypatch, ca
     assert len(said.err.splitlines()) == 1 and "ben.ipynb is no notebook" in said.err
 
 
+@pytest.mark.release
 def test_one_notebook_is_tested_from_inside_its_folder():
     words = [sys.executable, "-m", "pytest", "-n0", "-p", "no:cacheprovider", "02_patches.ipynb::Cell 0"]
     done = subprocess.run(words, cwd=ROOT / "notebooks", capture_output=True, text=True)

@@ -205,7 +205,9 @@ def test_readme_is_short_and_has_the_test_command_of_ci():
 def test_the_package_holds_only_the_measurements_that_lessons_plot():
     assert MEASURED.stat().st_size < 30_000
     assert set(json.loads(MEASURED.read_text(encoding="utf-8"))) == set(IN_LESSONS)
-    assert not set(IN_LESSONS) & set(json.loads(OTHERS.read_text(encoding="utf-8")))
+    others, page = json.loads(OTHERS.read_text(encoding="utf-8")), read("tests/benchmarks/RESULTS.md")
+    assert not set(IN_LESSONS) & set(others)
+    assert all(f"<!-- {name} -->\n" in page for name in (*IN_LESSONS, *others)), "RESULTS.md has all of them"
     code = "".join(path.read_text(encoding="utf-8") for path in NOTEBOOKS)
     assert all(re.search(rf'\\"{name}\\"', code) for name in IN_LESSONS)
 

@@ -172,11 +172,11 @@ def test_charts_draw_and_write_their_numbers():
 def test_detections_draw_found_boxes_over_the_true_ones():
     found, truth = (BOXES, torch.tensor([1, 2]), torch.tensor([0.9, 0.4])), (BOXES, torch.tensor([1, 3]))
     [axis], alt = read(plotting.detections(IMAGES[:1], [found], [truth], "abcd", "Tiles", 1, labels=[0]))
-    assert corners(axis)[1:] == [(0, 0), (0.5, 0.25), (0.5, 0.25), (0, 0), (0.5, 0.25)]     # true ones twice
-    right, wrong = axis.patches[4:]
+    assert corners(axis)[1:] == [(0, 0), (0.5, 0.25), (0.5, 0.25), (0.5, 0.25), (0, 0)]     # true ones twice
+    wrong, right = axis.patches[4:]                          # the surest on top
     assert [box.get_edgecolor() for box in (right, wrong)] == [to_rgba(color) for color in COLORS[:2]]
     assert right.get_linestyle() == "-" != wrong.get_linestyle() and right.get_height() == -0.5
-    assert texts(axis) == ["b 90%", "c 40%"] and axis.get_title() == "0" and "2 true, 2 found, 1 right" in alt
+    assert texts(axis) == ["c 40%", "b 90%"] and axis.get_title() == "0" and "2 true, 2 found, 1 right" in alt
     [axis], alt = read(plotting.detections(IMAGES[:1], None, [truth], "abcd", "Tiles", 1))
     assert texts(axis) == ["b", "d"] and len(axis.patches) == 4 and alt.endswith("boxes dashed: b, d.")
 

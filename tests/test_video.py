@@ -93,6 +93,8 @@ def test_joint_and_factorised_attention_by_hand():
     for model, last in ((joint, time(space(tokens.flatten(1, 2)))), (factorised, x.flatten(1, 2))):
         wanted = model.encoder.head(model.encoder.norm(last).mean(dim=1))
         torch.testing.assert_close(model(FILMS), wanted, atol=1e-5, rtol=1e-5)
+        model(FILMS).sum().backward()                                        # nothing is cut off
+        assert all(p.grad is not None for p in model.parameters())
 
 
 @pytest.mark.parametrize("films", [FILMS[0], FILMS[:, :4], FILMS.transpose(1, 2), FILMS[..., :16]])

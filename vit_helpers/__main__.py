@@ -78,11 +78,16 @@ def judge(args):
     if not args.data and facts["source"] not in ("eurosat", "synthetic"):
         raise ValueError(f"{args.weights} learned from pictures of your own; say where: --data FOLDER")
     model = load_pretrained(args.weights)
-    own = args.data and Tiles.from_folder(args.data, model.img_size[0], facts.get("white"))
-    _, test = (own or load_tiles(facts["source"])).split(seed=facts["split_seed"])
+    if args.data:
+        tiles, advice = Tiles.from_folder(args.data, model.img_size[0], facts.get("white")), "use that folder"
+    else:
+        tiles, advice = load_tiles(facts["source"]), "unset VIT_SMOKE"
+    if list(tiles.classes) != list(facts.get("classes", tiles.classes)):
+        raise ValueError(f"these weights know the classes {facts['classes']}, not {list(tiles.classes)}")
+    _, test = tiles.split(seed=facts["split_seed"])
     if len(test) != facts["test_tiles"]:                 # another number of tiles is split differently
         raise ValueError(f"these weights were judged on {facts['test_tiles']} test tiles, here are "
-                         f"{len(test)}, some of which they may have been trained on; unset VIT_SMOKE")
+                         f"{len(test)}, some of which they may have been trained on; {advice}")
     print(evaluate(model, test))
     return 0
 

@@ -46,16 +46,16 @@ def load_checkpoint(path, *, model, optimizers=(), schedules=(), generator=None,
 
 
 # What other ViTs have and ours has not, by a part of the names of its parameters.
-OTHERS = {"dist": "the second token and head of a distilled ViT (DeiT); about weights see lesson 12",
+FOREIGN_PARTS = {"dist": "the second token and head of a distilled ViT (DeiT); about weights see lesson 12",
           r"\breg": "registers, tokens that belong to no patch; exercise 7.4 builds a model with them",
           r"\bls[12]\b|layer_?scale": "LayerScale, a learned factor on what each half of a block adds; about "
                                       "these halves see lesson 06",
           "pooler": "a pooler, which a classifier does not use; leave its entries out"}
 
 
-def others(names):
+def foreign_parts(names):
     """What the weights with these names have that ours have not, as the end of a message; perhaps nothing."""
-    found = [what for part, what in OTHERS.items() if re.search(part, "\n".join(names))]
+    found = [what for part, what in FOREIGN_PARTS.items() if re.search(part, "\n".join(names))]
     return f"\nThese weights have {', and '.join(found)}" if found else ""
 
 
@@ -78,17 +78,19 @@ def load_weights(model, weights, sha256=None):
         weights = weights[inner] if isinstance(weights.get(inner), dict) else weights
     own, wrapper = model.state_dict(), re.compile(r"\b(_orig_mod|module)\.")
     names = {wrapper.sub("", name): name for name in own}
-    weights = {names.get(bare := wrapper.sub("", name), bare): value for name, value in weights.items()}
+    plain = {wrapper.sub("", name): value for name, value in weights.items()}
+    weights = {names.get(name, name): value for name, value in plain.items()}
     ours, theirs = ({name: getattr(v, "shape", None) for name, v in each.items()} for each in (own, weights))
     if ours != theirs:
         try:
             copy.deepcopy(model).load_state_dict(weights)        # it loads what fits before it complains
         except RuntimeError as problem:
-            differs = [name for name in ours if theirs.get(name, ours[name]) != ours[name]]
-            resized = "pos_embed" in differs and "patch_embed.proj.weight" not in differs
-            advice = ("\nThe positions are those of another image size: build the model for that size, load "
-                      "the weights, then call model.set_img_size") * resized
-            raise RuntimeError(f"{problem}{others(theirs)}{advice}") from None
+            differs = [name for name in ours if name in theirs and theirs[name] != ours[name]]
+            advice, same_tokens = "", ("cls_token" in ours) == ("cls_token" in theirs)
+            if "pos_embed" in differs and "patch_embed.proj.weight" not in differs and same_tokens:
+                advice = ("\nThe positions are those of another image size: build the model for that size, "
+                          "load the weights, then call model.set_img_size")
+            raise RuntimeError(f"{problem}{foreign_parts(theirs)}{advice}") from None
     model.load_state_dict(weights)
     return model
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .patches import pair
+from .patches import pair, patch_grid
 
 
 class PatchEmbedding(nn.Module):
@@ -53,6 +53,14 @@ class ConvStem(nn.Module):
         return self.proj(images).flatten(2).transpose(1, 2)  # (B, D, rows, columns) -> (B, D, N) -> (B, N, D)
 
 
+def check_width(embed_dim, divisor, what):
+    """Raise ValueError, naming the nearest widths that would do, unless `divisor` divides embed_dim."""
+    if embed_dim % divisor:
+        below = embed_dim - embed_dim % divisor
+        raise ValueError(f"embed_dim={embed_dim} is not divisible by {what}; "
+                         f"choose {below or 2 * divisor} or {below + divisor}")
+
+
 def sincos_positions(grid, embed_dim, temperature=10000.0):
     """The 2-D sine-cosine table, float32 (rows * columns, D), one row for each patch, values in [-1, 1].
 
@@ -60,10 +68,7 @@ def sincos_positions(grid, embed_dim, temperature=10000.0):
     [sin(row w_k), cos(row w_k), sin(column w_k), cos(column w_k)] (Vaswani et al. 2017, once for each axis).
     Raises ValueError unless embed_dim is divisible by 4.
     """
-    if embed_dim % 4:
-        below = embed_dim // 4 * 4
-        raise ValueError(f"embed_dim={embed_dim} is not divisible by 4 (sine and cosine of row and column); "
-                         f"choose {below or 8} or {below + 4}")
+    check_width(embed_dim, 4, "4 (sine and cosine of row and column)")
     rows, columns = torch.meshgrid(torch.arange(grid[0]), torch.arange(grid[1]), indexing="ij")
     frequencies = temperature ** (-torch.arange(embed_dim // 4) / (embed_dim // 4))
     by_row = rows.flatten()[:, None] * frequencies           # (N, D/4)
@@ -79,3 +84,11 @@ def interpolate_positions(positions, old_grid, new_grid):
     image = F.interpolate(image.to(kind), new_grid, mode="bicubic", antialias=True, align_corners=False)
     image = image.to(positions.dtype).flatten(2).transpose(1, 2)             # (1, new rows * new columns, D)
     return torch.cat([positions[:, :prefix], image], dim=1)
+
+
+def sincos_table(config, grid):
+    """The sine-cosine positions (1, N[+1], D) for the sizes in a model's config, stretched to `grid`."""
+    built = patch_grid(config["img_size"], config["patch_size"])
+    prefix = int(config["pool"] == "cls")
+    table = F.pad(sincos_positions(built, config["embed_dim"]), (0, 0, prefix, 0))[None]
+    return table if grid == built else interpolate_positions(table, built, grid)

@@ -4,8 +4,11 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-from .embedding import ConvStem, PatchEmbedding, interpolate_positions, sincos_positions
+from .embedding import ConvStem, PatchEmbedding, check_width, interpolate_positions, sincos_table
 from .patches import pair, patch_grid
+
+CHOICES = {"stem": {"linear": PatchEmbedding, "conv": ConvStem}, "positions": ("learned", "sincos", "none"),
+           "pool": ("cls", "mean")}
 
 
 class MultiHeadSelfAttention(nn.Module):
@@ -85,10 +88,7 @@ class VisionTransformer(nn.Module):
         for name, choices in CHOICES.items():
             if self.config[name] not in choices:
                 raise ValueError(f"{name}={self.config[name]!r} is unknown; choose one of {tuple(choices)}")
-        if embed_dim % num_heads:
-            below = embed_dim - embed_dim % num_heads
-            raise ValueError(f"embed_dim={embed_dim} is not divisible by num_heads={num_heads}; "
-                             f"choose {below or 2 * num_heads} or {below + num_heads}")
+        check_width(embed_dim, num_heads, f"num_heads={num_heads}")
         self.img_size, self.grid, self.pool = pair(img_size), patch_grid(img_size, patch_size), pool
         self.patch_embed = CHOICES["stem"][stem](patch_size, in_channels, embed_dim)
         prefix, N = int(pool == "cls"), self.grid[0] * self.grid[1]
@@ -96,7 +96,7 @@ class VisionTransformer(nn.Module):
         if positions == "learned":
             self.pos_embed = nn.Parameter(torch.zeros(1, prefix + N, embed_dim))
         elif positions == "sincos":                          # a formula needs no place in the state dict
-            self.register_buffer("pos_embed", self.sincos_table(), persistent=False)
+            self.register_buffer("pos_embed", sincos_table(self.config, self.grid), persistent=False)
         else:
             self.pos_embed = None
         self.drop = nn.Dropout(dropout)
@@ -105,8 +105,7 @@ class VisionTransformer(nn.Module):
         self.norm = nn.LayerNorm(embed_dim, eps=1e-6)
         self.head = nn.Linear(embed_dim, num_classes)
         linear = [module for module in self.modules() if isinstance(module, nn.Linear)]
-        tables = [table for table in (self.cls_token, self.pos_embed) if isinstance(table, nn.Parameter)]
-        for weight in (*(layer.weight for layer in linear), *tables):
+        for weight in (*(layer.weight for layer in linear), *self.parameters(recurse=False)):    # and tables
             nn.init.trunc_normal_(weight, std=0.02)
         for zero in (*(layer.bias for layer in linear), self.head.weight):
             nn.init.zeros_(zero)
@@ -141,18 +140,11 @@ class VisionTransformer(nn.Module):
         """Images float (B, C, height, width) -> logits (B, num_classes). kept: see forward_features."""
         return self.forward_head(self.forward_features(images, kept))
 
-    def sincos_table(self):
-        """The sine-cosine positions (1, N[+1], D) of the size in the config, stretched to the size of now."""
-        grid = patch_grid(self.config["img_size"], self.config["patch_size"])
-        table = sincos_positions(grid, self.config["embed_dim"])
-        table = F.pad(table, (0, 0, int(self.pool == "cls"), 0))[None]
-        return table if grid == self.grid else interpolate_positions(table, grid, self.grid)
-
     def _apply(self, fn, recurse=True):                      # what to() and to_empty() are made of
         empty = self.config["positions"] == "sincos" and self.pos_embed.is_meta
         super()._apply(fn, recurse)
         if empty and not self.pos_embed.is_meta:             # which no state dict will fill
-            self.pos_embed.copy_(self.sincos_table())
+            self.pos_embed.copy_(sincos_table(self.config, self.grid))
         return self
 
     def set_img_size(self, img_size):
@@ -164,12 +156,8 @@ class VisionTransformer(nn.Module):
             self.pos_embed = nn.Parameter(stretched, requires_grad=self.pos_embed.requires_grad)
             self.config["img_size"] = img_size
         elif self.pos_embed is not None:
-            self.pos_embed = self.sincos_table().to(self.pos_embed)
+            self.pos_embed = sincos_table(self.config, self.grid).to(self.pos_embed)
         return self
-
-
-CHOICES = {"stem": {"linear": PatchEmbedding, "conv": ConvStem}, "positions": ("learned", "sincos", "none"),
-           "pool": ("cls", "mean")}
 
 
 @fx.wrap                                         # torch.fx keeps this, and `keep`, as one step of its graph

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from .checkpoints import load_weights, others, write
+from .checkpoints import foreign_parts, load_weights, write
 from .model import VisionTransformer
 from .runtime import atomic_write, eval_mode, smoke
 
@@ -104,9 +104,10 @@ def renamed(state_dict, names, whose):
             unknown.append(name)
         new[f"{ours}.{kind}" if kind else ours] = value
     if unknown:
-        more = "; timm's names need no renaming: pass the state dict as it is" * ("cls_token" in unknown)
+        timms = "; timm's names need no renaming: pass the state dict as it is"
+        more = timms if "cls_token" in unknown else ""
         raise ValueError(f"these entries have no place in a VisionTransformer, under {whose} names: "
-                         + ", ".join(unknown) + more + others(unknown))
+                         f"{', '.join(unknown)}{more}{foreign_parts(unknown)}")
     return new
 
 

@@ -100,12 +100,12 @@ def make_optimizers(model, recipe):
     layer_decay finds no blocks.
     """
     muon, rest = {}, {}                                  # parameters, by what they have in common
-    blocks = [int(number) for name, _ in model.named_parameters() for number in BLOCK.findall(name)]
-    if recipe.layer_decay < 1 and not blocks:
+    depth = len({number for name, _ in model.named_parameters() for number in BLOCK.findall(name)})
+    if recipe.layer_decay < 1 and depth == 0:
         raise ValueError(f"{type(model).__name__} has no parameters named `blocks.0...`, so no layers whose "
                          "learning rates could differ; use recipe=dataclasses.replace(recipe, layer_decay=1)")
     for name, p in model.named_parameters():
-        share = recipe.layer_decay ** layers_above(name, max(blocks, default=-1) + 1)
+        share = recipe.layer_decay ** layers_above(name, depth)
         if p.requires_grad and recipe.optimizer == "muon" and "blocks." in name and p.ndim >= 2:
             muon.setdefault(share, []).append(p)
         elif p.requires_grad:

@@ -164,8 +164,9 @@ def fit(model, train, test=None, *, epochs, recipe=GOOD, seed=0, device=None, ch
 
 def check_fit(model, train, test, epochs, recipe):
     """The door: raise TypeError or ValueError for what cannot be learned from, before the run has begun."""
-    for tiles in (train,) if test is None else (train, test):
-        check_tiles(tiles)
+    check_tiles(train)
+    if test is not None:
+        check_tiles(test)
     if len(train.labels.unique()) < 2:
         raise ValueError(f"training needs tiles of at least two classes; these {len(train)} tiles have "
                          f"{len(train.labels.unique())}")
@@ -179,8 +180,8 @@ def check_fit(model, train, test, epochs, recipe):
 
 def innermost(model):
     """The model inside torch.compile, DataParallel and DistributedDataParallel."""
-    for name in ("module", "_orig_mod", "module"):
-        model = getattr(model, name, model)
+    while hasattr(model, "_orig_mod") or hasattr(model, "module"):
+        model = model._orig_mod if hasattr(model, "_orig_mod") else model.module
     return model
 
 

@@ -78,7 +78,8 @@ def race_rows(race):
 def setting(facts):
     """Date, machine and setting of a measurement in one line."""
     machine = facts["machine"]
-    parts = [facts["date"], f"{machine['cpu']}, {machine['cores']} cores, threads: {machine['threads']}",
+    threads = facts.get("threads_each", machine["threads"])      # best.py runs several side by side
+    parts = [facts["date"], f"{machine['cpu']}, {machine['cores']} cores, threads: {threads}",
              machine["device"], f"{'with' if machine['fast_bf16'] else 'without'} fast bf16",
              f"PyTorch {machine['torch']}"]
     if "seeds" in facts:

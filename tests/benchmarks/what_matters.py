@@ -3,8 +3,8 @@
     python tests/benchmarks/what_matters.py STUDY [--seeds 0 1 2] [--source eurosat] [--out FILE.json]
 
 STUDY is one of: walk, patch_size, positions, optimizers, learning_rate, rivals, images. The result goes to
-vit_helpers/measured.json. Only `images` reports on the test tiles; nothing is chosen by it. The seed sets the
-first weights, the order and the augmentation.
+vit_helpers/measured.json where a lesson plots it, else to measurements.json. Only `images` reports on test
+tiles; nothing is chosen by it. The seed sets the first weights, the order and the augmentation.
 """
 
 import math

@@ -7,6 +7,9 @@ from pathlib import Path
 
 from .base import Exercise
 
+# What a checker prints after the name of its exercise, and what it means.
+VERDICTS = {"right": "right", "not written yet": "not written", "not right yet": "wrong", "stopped": "wrong"}
+
 
 def verdicts(path):
     """{exercise: "right", "wrong", "not written", "not run" or "missing"} of the notebook at `path`.
@@ -34,7 +37,6 @@ def verdicts(path):
         call = re.search(r"^(\w+) = checks\.\1\(\1\)\s*$", source, re.M)
         if call and call[1] in found:
             said = "".join("".join(output.get("text", "")) for output in cell.get("outputs", []))
-            verdict = re.search(rf"^{call[1]}: (right|not written yet|not right yet|stopped)", said, re.M)
-            found[call[1]] = {"right": "right", "not written yet": "not written", None: "not run"}.get(
-                verdict and verdict[1], "wrong")
+            verdict = re.search(rf"^{call[1]}: ({'|'.join(VERDICTS)})", said, re.M)
+            found[call[1]] = VERDICTS[verdict[1]] if verdict else "not run"
     return found

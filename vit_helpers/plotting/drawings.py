@@ -68,8 +68,9 @@ def block_diagram(img_size=64, patch_size=8, in_channels=3, embed_dim=128, depth
         picture.alt += f"{name}: {shape}. "
     for here, there in pairwise(x):
         arrow(axis, (here + 0.58, 1.45), (there - 0.54, 1.45))
-    for left in x[:2] - 0.5 if image is not None else ():
-        axis.imshow(as_pixels(image), extent=(left, left + 1, 0.95, 1.95), zorder=3)
+    if image is not None:
+        for left in x[:2] - 0.5:
+            axis.imshow(as_pixels(image), extent=(left, left + 1, 0.95, 1.95), zorder=3)
     axis.set(xlim=(0, 10.0), ylim=(0, 2.5))
     style = {"color": "white", "linewidth": 1.5, "zorder": 4}
     axis.hlines(0.95 + np.arange(1, rows) / rows, x[1] - 0.5, x[1] + 0.5, **style)
@@ -89,8 +90,9 @@ def residual_stream(tokens=64, embed_dim=128, mlp_dim=256, pre_norm=True,
                                   (5.1, "MLP", f"MLP\n{embed_dim} → {mlp_dim} → {embed_dim}", GREEN)):
         formula = f"x + {name}(norm(x))" if pre_norm else f"norm(x + {name}(x))"
         arrow(axis, (x, 0.6), (x, 1.6), (x + 3, 1.6), (x + 3, 0.75))
-        block(axis, x + (2.0 if pre_norm else 1.5), 1.6, words, color, 1.3, 0.6)
-        block(axis, *((x + 0.7, 1.6) if pre_norm else (x + 3.55, 0.6)), "norm", GRAY, 0.6, 0.4)
+        branch, norm = (x + 2.0, (x + 0.7, 1.6)) if pre_norm else (x + 1.5, (x + 3.55, 0.6))
+        block(axis, branch, 1.6, words, color, 1.3, 0.6)
+        block(axis, *norm, "norm", GRAY, 0.6, 0.4)
         axis.plot(x + 3, 0.6, "o", color="white", markeredgecolor="black", markersize=15)
         write(axis, x + 3, 0.6, "+", 12)
         write(axis, x + 3, 0.2, formula)
@@ -142,7 +144,7 @@ def axes_boxes(sizes, order, before=None, after=None, title="Each axis keeps its
         picture.alt += f"{step} {shape}: {', '.join(' * '.join(group) for group in groups)}. "
         for group in groups:
             for name in group:
-                block(axis, x, y, f"{name}\n{sizes[name]}", PALE[names.index(name)], 1.1)
+                block(axis, x, y, f"{name}\n{sizes[name]}", PALE[names.index(name) % len(PALE)], 1.1)
                 axis.plot(*zip(places.get(name, (x, y)), (x, y + 0.25), strict=True), color="black", lw=1)
                 places[name], x = (x, y - 0.25), x + 1.1
             x += 0.15

@@ -62,7 +62,7 @@ def land_use(image, masks, classes, title=""):
 def _box(axis, box, color, words, **style):
     """A frame around left, top, right, bottom, 0 to 1, and `words` on its upper edge."""
     frame(axis, *box.tolist(), color=color, **style)
-    left, top = box[:2].clamp(0, 0.75).tolist()
+    left, top = box[0].clamp(0, 0.75).item(), box[1].clamp(0, 1).item()
     if words:
         axis.text(left, 1 - top, words, color="white", fontsize=6, va="bottom", transform=axis.transAxes,
                   bbox={"color": color, "alpha": 0.85, "pad": 0.5})
@@ -90,7 +90,8 @@ def detections(images, found, truth, classes, title="", columns=4, labels=None, 
             continue
         boxes, kinds, scores = answer
         hits = (box_iou(boxes, true_boxes) >= 0.5) & (kinds[:, None] == true_kinds)              # (m, k)
-        for box, kind, score, right in zip(boxes, kinds, scores, hits.any(dim=1), strict=True):
+        found = [*zip(boxes, kinds, scores, hits.any(dim=1), strict=True)]
+        for box, kind, score, right in reversed(found):                          # the surest on top
             color, line = (COLORS[0], "-") if right else (COLORS[1], (0, (1, 1)))
             _box(axis, box, color, f"{short[kind]} {score:.0%}" if names else "", linewidth=2, linestyle=line)
         facts.append(f"{len(true_boxes)} true, {len(boxes)} found, {hits.any(dim=1).sum()} right")

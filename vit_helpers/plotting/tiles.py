@@ -14,7 +14,7 @@ def image_grid(images, labels=None, columns=10, title="", scale=1.0):
     picture, axes = new_picture(title, (columns * scale, rows * (scale + 0.35) + 0.4), rows, columns, used=0)
     for axis, image, label in zip(axes.flat[:n], images, labels, strict=True):
         show(axis, as_pixels(image), label)
-    named = ": " + ", ".join(dict.fromkeys(labels)) if any(labels) else "."
+    named = ": " + ", ".join(dict.fromkeys(filter(None, labels))) if any(labels) else "."
     picture.alt += f"{n} images in {rows} row{'s' * (rows > 1)}{named}"
     return picture
 
