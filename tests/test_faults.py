@@ -117,7 +117,8 @@ def test_ctrl_c_in_a_training_leaves_model_history_and_checkpoint(tmp_path, time
         time.sleep(chance.uniform(0, 0.1))
         trainer.send_signal(signal.SIGINT)
         said, complained = trainer.communicate(timeout=60)
-        assert trainer.returncode == 0 and "model and history are usable" in said, complained
+        assert "model and history are usable" in said, complained
+        assert trainer.returncode == 0, complained
     assert list(tmp_path.iterdir()) == [path]
 
 

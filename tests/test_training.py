@@ -218,6 +218,18 @@ def test_after_ctrl_c_model_and_history_are_usable(tiles, monkeypatch, capsys, m
     assert evaluate(model, tiles[1]).logits.isfinite().all()
 
 
+def test_ctrl_c_at_the_end_of_an_evaluation_leaves_training_mode_and_gradients(tiles, monkeypatch):
+    def interrupted(model, test):                            # before either of its `with` blocks is left
+        model.eval()
+        torch.set_grad_enabled(False)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("vit_helpers.training.evaluate", interrupted)
+    model = small_model()
+    assert fit(model, *tiles, epochs=3, recipe=PLAIN).interrupted
+    assert torch.is_grad_enabled() and all(layer.training for layer in model.modules())
+
+
 def test_a_checkpoint_that_cannot_be_written_costs_a_warning_not_the_run(tiles, tmp_path):
     (path := tmp_path / "file").touch()                      # a full disk is in test_faults.py
     with pytest.warns(UserWarning, match=r"run\.pt could not be written .*training goes on"):

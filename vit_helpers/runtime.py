@@ -39,9 +39,8 @@ def has_fast_bf16(device):
 def eval_mode(model):
     """Inside the block the model is in eval mode; afterwards each layer is back in its own mode."""
     modes = [(layer, layer.training) for layer in model.modules()]
-    model.eval()
-    try:
-        yield model
+    try:                                                         # Ctrl-C may come in the middle of eval()
+        yield model.eval()
     finally:
         for layer, training in modes:                            # a frozen layer may have been in eval mode
             layer.training = training

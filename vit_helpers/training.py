@@ -118,7 +118,7 @@ def fit(model, train, test=None, *, epochs, recipe=GOOD, seed=0, device=None, ch
            "history": history,
            "settings": {**asdict(recipe), "epochs": epochs, "tiles": len(train), "seed": seed}}
     bf16_on = device.type if recipe.bf16 and has_fast_bf16(device) else None
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), torch.enable_grad():
         torch.manual_seed(seed + rank())
         if resume and checkpoint and Path(checkpoint).exists():
             load_checkpoint(checkpoint, **run)
@@ -151,6 +151,7 @@ def fit(model, train, test=None, *, epochs, recipe=GOOD, seed=0, device=None, ch
                         warnings.warn(f"{checkpoint} could not be written ({problem}); training goes on, "
                                       "with the last checkpoint that was", stacklevel=2)
         except KeyboardInterrupt:
+            model.train()                                # it may have come at the end of an evaluation
             history.interrupted = True
             print(f"interrupted after {len(history)} of {epochs} epochs; model and history are usable")
         except FloatingPointError as problem:
