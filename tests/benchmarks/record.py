@@ -22,8 +22,8 @@ from vit_helpers.pretrained import MEASURED
 from vit_helpers.runtime import atomic_write
 
 OTHERS = Path(__file__).with_name("measurements.json")
-IN_LESSONS = ("learning_rate", "walk", "patch_size", "positions", "optimizers", "images", "race",
-              "best-eurosat")
+IN_LESSONS = ("learning_rate", "walk", "patch_size", "positions", "optimizers", "rivals", "images",
+              "places", "race", "best-eurosat")
 
 
 def make_parser(description):

@@ -2,9 +2,9 @@
 
     python tests/benchmarks/what_matters.py STUDY [--seeds 0 1 2] [--source eurosat] [--out FILE.json]
 
-STUDY is one of: walk, patch_size, positions, optimizers, learning_rate, rivals, images. The result goes to
-vit_helpers/measured.json where a lesson plots it, else to measurements.json. Only `images` reports on test
-tiles; nothing is chosen by it. The seed sets the first weights, the order and the augmentation.
+STUDY is one of: walk, patch_size, positions, optimizers, learning_rate, rivals, images, places. The result
+goes to vit_helpers/measured.json where a lesson plots it, else to measurements.json. Only `images` and
+`places` report on test tiles; nothing is chosen by them. The seed sets first weights, order and augmentation.
 """
 
 import math
@@ -16,7 +16,7 @@ import torch
 from record import make_parser, peak_memory, record
 from torch import nn
 
-from vit_helpers import GOOD, PLAIN, VisionTransformer, evaluate, fit, load_tiles
+from vit_helpers import GOOD, PLAIN, RECIPES, VisionTransformer, evaluate, fit, load_tiles
 
 WHOLE = replace(GOOD, keep_tokens=1.0, keep_until=0.0)             # the good recipe without dropping patches
 
@@ -89,7 +89,7 @@ def walk(trial):
         yield row
     # Steps with fewer patches are cheaper: the same time has room for more of them.
     epochs = max(3, round(2 * seconds[-2] / seconds[-1]))
-    yield {"change": "more epochs in that time", "epochs": epochs, **trial(recipe, epochs)}
+    yield {"change": "more epochs", "epochs": epochs, **trial(recipe, epochs)}
     assert replace(recipe, model=GOOD.model) == GOOD, "the walk must end at the good recipe"
 
 
@@ -162,9 +162,21 @@ def images(trial):
             yield {"model": name, "images": n, "epochs": epochs, **trial(recipe, epochs, part, network)}
 
 
+def places(trial):
+    """The recipes on two splits of one size, 60/20/20: at random, and by longitude; on the test tiles."""
+    tiles = load_tiles("eurosat")
+    learned, test = tiles.split()
+    spatial = tiles.spatial_split()
+    splits = {"random": (learned.split(0.25, seed=1)[0], test), "spatial": (spatial[0], spatial[2])}
+    for name, epochs, split in (("quick", 0.8, "random"), ("quick", 0.8, "spatial"), ("good", 5, "random"),
+                                ("good", 5, "spatial"), ("best", 20, "spatial"), ("best", 20, "random")):
+        row = Trial(*splits[split], trial.seeds)(RECIPES[name], epochs)
+        yield {"recipe": name, "epochs": epochs, "split": split, **row}
+
+
 def main():
     studies = {study.__name__: study
-               for study in (walk, patch_size, positions, optimizers, learning_rate, rivals, images)}
+               for study in (walk, patch_size, positions, optimizers, learning_rate, rivals, images, places)}
     parser = make_parser(__doc__)
     parser.add_argument("study", choices=studies)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
@@ -173,16 +185,15 @@ def main():
     args = parser.parse_args()
     learned, judged = load_tiles(args.source).split()
     kind = "test"
-    if args.study != "images":                       # only `images` reports on the test tiles
+    if args.study not in ("images", "places"):       # these two report on the test tiles
         learned, judged = learned.split(seed=1)
         kind = "validation"
-    rows = []
+    what, rows = studies[args.study].__doc__.partition("\n")[0], []
     for row in studies[args.study](Trial(learned, judged, args.seeds)):
         print(row, flush=True)
         rows.append(row)
-    what = studies[args.study].__doc__.partition("\n")[0]
-    record(args.study, {"what": what, "source": args.source, "seeds": args.seeds,
-                        "judged_on": f"{len(judged):,} {kind} tiles", "rows": rows}, args.out)
+        record(args.study, {"what": what, "source": args.source, "seeds": args.seeds,
+                            "judged_on": f"{len(judged):,} {kind} tiles", "rows": rows}, args.out)
 
 
 if __name__ == "__main__":

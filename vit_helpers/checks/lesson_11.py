@@ -1,5 +1,6 @@
-"""Exercises of lesson 11: is a difference noise, what small patches cost, a fair comparison, an ablation."""
+"""Exercises of lesson 11: is a difference noise, how many seeds, a fair comparison, an ablation."""
 
+import math
 from statistics import mean, stdev, variance
 
 from .base import exercise
@@ -34,28 +35,32 @@ def ratio(first, second):
     return (mean(second) - mean(first)) / squared_error ** 0.5
 
 
-def counted(height, width, patch_size, embed_dim, mlp_dim, linear=4, products=2,
-            tokens=lambda rows, columns: rows * columns):
-    N = tokens(height // patch_size, width // patch_size)
-    return linear * N * embed_dim**2 + 2 * N * embed_dim * mlp_dim, products * N**2 * embed_dim
+def first_that(enough, start=2):
+    return next(n for n in range(start, 10_000) if enough(n))
 
 
 @exercise(
-    cases=lambda: [(4, 4, 2, 2, 4), (64, 96, 8, 128, 256), (64, 64, 4, 96, 384)],
+    cases=lambda: [(1.0, 2.0, 2.8), (0.3, 0.2, 2.8), (0.5, 0.5, 3.1), (0.4, 5.0, 2.8)],
     mistakes={
-        "the layer proj is missing; it is a fourth matrix of D x D, beside Q, K and V.":
-            lambda *case: counted(*case, linear=3),
-        "attention has two products of this size: queries with keys, and weights with values.":
-            lambda *case: counted(*case, products=1),
-        "N is the number of patches in one row; it is rows times columns.":
-            lambda *case: counted(*case, tokens=lambda rows, columns: columns),
-        "the grid is taken to be square, rows times rows; count the columns by the width.":
-            lambda *case: counted(*case, tokens=lambda rows, columns: rows**2),
-        "the MLP has two layers, D to M and back from M to D; one of them is missing.":
-            lambda h, w, p, d, m: counted(h, w, p, d, m / 2),
+        "only one of the two recipes has an error; both means are uncertain, so the variances add up to "
+        "twice spread² / n.":
+            lambda spread, difference, ratio:
+                first_that(lambda n: difference / (spread / n**0.5) >= ratio),
+        "the spread is divided by n; the error of a mean falls with the square root of n.":
+            lambda spread, difference, ratio:
+                first_that(lambda n: difference / (spread * 2**0.5 / n) >= ratio),
+        "the error is that of single runs, which no number of runs makes smaller; divide the variance by n.":
+            lambda spread, difference, ratio: 2 if difference / (spread * 2**0.5) >= ratio else math.inf,
+        "the number is rounded to the nearest; with a run less than needed the ratio is not reached, so "
+        "round up.":
+            lambda spread, difference, ratio: max(2, round(2 * (ratio * spread / difference) ** 2)),
+        "one run each is not enough, however large the difference: it has no spread, so the error would be "
+        "unknown; the least is two.":
+            lambda spread, difference, ratio:
+                first_that(lambda n: difference / (spread * (2 / n) ** 0.5) >= ratio, start=1),
     })
-def multiplications(height, width, patch_size, embed_dim, mlp_dim):
-    return counted(height, width, patch_size, embed_dim, mlp_dim)
+def seeds_needed(spread, difference, ratio):
+    return first_that(lambda n: difference / (spread * (2 / n) ** 0.5) >= ratio)
 
 
 def rows_of(*rows):

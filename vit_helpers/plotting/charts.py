@@ -1,5 +1,7 @@
 """Charts: curves, bars, matrices, points, reliability."""
 
+from itertools import cycle
+
 import numpy as np
 from matplotlib.ticker import LogLocator
 
@@ -19,14 +21,17 @@ def log_axes(axis, logx, logy):
 
 def curves(lines, x=None, title="", xlabel="", ylabel="", logx=False, logy=False, limits=None,
            size=(6.0, 3.2), marker=""):
-    """Lines {name: values} or {name: (x, values)}, each with its own color and dash; nan leaves a gap."""
+    """Lines {name: values} or {name: (x, values)}, each with its own color and dash; nan leaves a gap.
+
+    marker: matplotlib's letters for the points, such as "o"; several are taken in turn.
+    """
     picture, [[axis]] = new_picture(title, size)
     axis.set_prop_cycle(color=COLORS, linestyle=STYLES)
     facts = []
-    for name, values in lines.items():
+    for mark, (name, values) in zip(cycle(marker or [""]), lines.items(), strict=False):
         here, values = values if isinstance(values, tuple) else (x, values)
         values = as_array(values)
-        axis.plot(range(1, len(values) + 1) if here is None else here, values, label=name, marker=marker)
+        axis.plot(range(1, len(values) + 1) if here is None else here, values, label=name, marker=mark)
         ends = f"from {values[0]:.3g} to {values[-1]:.3g}" if len(values) else "without values"
         facts.append(f"{name} {ends}")
     log_axes(axis, logx, logy)
