@@ -9,33 +9,6 @@ from .runtime import atomic_write
 
 ROOT = Path(__file__).parents[1]
 COLAB = "https://colab.research.google.com"
-# The first code cell of every notebook, folded. Only the standard library and torch, until the course is
-# there.
-SETUP = '''\
-# @title Setup: installs the course where it is missing, as on Colab
-import subprocess, sys, tempfile
-from importlib.metadata import version
-from importlib.util import find_spec
-
-import torch
-
-torch.set_printoptions(precision=3, sci_mode=False)
-ADDRESS = ""  # `python -m vit_helpers publish URL` writes it
-if not find_spec("vit_helpers"):
-    if not ADDRESS:
-        raise ImportError("The course is not installed in this Python. In its folder run: pip install -r "
-                          "requirements.txt (for Colab, its owner publishes it first: see README.md)")
-    with tempfile.NamedTemporaryFile("w", delete=False) as keep:  # leave torch as it is
-        keep.write("".join(f"{name}=={version(name)}\\n" for name in ("torch", "torchvision")))
-    pip = [sys.executable, "-m", "pip", "install", "--no-input", "--retries=1", "-c", keep.name, ADDRESS]
-    if (done := subprocess.run(pip, capture_output=True, text=True)).returncode:
-        raise ImportError(f"{done.stdout}{done.stderr}\\nThe course could not be installed from {ADDRESS} "
-                          "(pip's reason is above). Check the network, then run this again.")'''
-
-
-def setup_cell(address):
-    """The source of the setup cell that installs the course from `address`; with "" it says what to do."""
-    return SETUP.replace('ADDRESS = ""', f"ADDRESS = {json.dumps(address, ensure_ascii=False)}")
 
 
 def places(url, branch="main"):
@@ -64,14 +37,16 @@ def badge(what, picture, target):
 
 
 def published_notebook(text, name, address, colab):
-    """The text of a notebook with its badge and its setup cell; else as it was."""
+    """The text of a notebook with its badge, and the address in its setup cell; else as it was."""
     notebook = json.loads(text)
     first, *others = notebook["cells"]
     setup = next(cell for cell in others if cell["cell_type"] == "code")
     about = re.sub(r"\s*\[!\[Open in Colab\].*", "", "".join(first["source"]))
     if colab:
         about += "\n\n" + badge("in Colab", f"{COLAB}/assets/colab-badge.svg", f"{colab}/{name}")
-    first["source"], setup["source"] = about.splitlines(True), setup_cell(address).splitlines(True)
+    line = f"ADDRESS = {json.dumps(address, ensure_ascii=False)}"
+    code = re.sub(r'(?m)^ADDRESS = ".*"(?=  #)', lambda _: line, "".join(setup["source"]))
+    first["source"], setup["source"] = about.splitlines(True), code.splitlines(True)
     return json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"
 
 
