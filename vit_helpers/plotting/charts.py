@@ -19,13 +19,12 @@ def log_axes(axis, logx, logy):
             one.set_minor_formatter("")
 
 
-def curves(lines, x=None, title="", xlabel="", ylabel="", logx=False, logy=False, limits=None,
-           size=(6.0, 3.2), marker=""):
+def curves(lines, x=None, title="", xlabel="", ylabel="", logx=False, logy=False, limits=None, marker=""):
     """Lines {name: values} or {name: (x, values)}, each with its own color and dash; nan leaves a gap.
 
     marker: matplotlib's letters for the points, such as "o"; several are taken in turn.
     """
-    picture, [[axis]] = new_picture(title, size)
+    picture, [[axis]] = new_picture(title, (6.0, 3.2))
     axis.set_prop_cycle(color=COLORS, linestyle=STYLES)
     facts = []
     for mark, (name, values) in zip(cycle(marker or [""]), lines.items(), strict=False):
@@ -43,10 +42,10 @@ def curves(lines, x=None, title="", xlabel="", ylabel="", logx=False, logy=False
     return picture
 
 
-def bars(names, values, title="", xlabel="", numbers=".1%", limit=None, points=None, log=False):
+def bars(names, values, title="", xlabel="", numbers=".1%", limit=None, points=None):
     """Horizontal bars, one for each name, their values written at the end; `limit` is where the axis ends.
 
-    points: for each name the values that its bar is the mean of, drawn as dots. log: a logarithmic axis.
+    points: for each name the values that its bar is the mean of, drawn as dots.
     """
     values = as_array(values).tolist()
     written = [format(value, numbers) for value in values]
@@ -58,10 +57,7 @@ def bars(names, values, title="", xlabel="", numbers=".1%", limit=None, points=N
         beside = max([value, *some]), i
         axis.annotate(words, beside, (4, 0), textcoords="offset points", va="center", fontsize=8)
     axis.set_yticks(range(len(values)), names, fontsize=8)
-    start = np.nanmin(values) / 2 if log else min(0, np.nanmin(values))
-    end = np.nanmax(values) * (3 if log else 1.15) or 1
-    axis.set(xlabel=xlabel, xlim=(start, limit or end))
-    log_axes(axis, log, False)
+    axis.set(xlabel=xlabel, xlim=(min(0, np.nanmin(values)), limit or np.nanmax(values) * 1.15 or 1))
     axis.invert_yaxis()
     facts = [f"{name} {value}" for name, value in zip(names, written, strict=True)]
     picture.alt += f"Bars of {xlabel}: {', '.join(facts)}"
@@ -114,7 +110,7 @@ def reliability(count, confidence, accuracy, title=""):
     return picture
 
 
-def scatter(x, y, labels, classes, title="", xlabel="", ylabel="", logx=False, logy=False):
+def scatter(x, y, labels, classes, title="", xlabel="", ylabel=""):
     """Points (N,) by class, each of at most ten classes with its own marker."""
     x, y, labels = as_array(x), as_array(y), as_array(labels)
     assert labels.max() < len(classes), f"label {labels.max()} is beyond the {len(classes)} classes"
@@ -122,7 +118,6 @@ def scatter(x, y, labels, classes, title="", xlabel="", ylabel="", logx=False, l
     for k, (name, marker) in enumerate(zip(classes, "osv^<>PXD*"[:len(classes)], strict=True)):
         axis.scatter(x[labels == k], y[labels == k], s=14, marker=marker, label=name, alpha=0.8)
     axis.set(xlabel=xlabel, ylabel=ylabel)
-    log_axes(axis, logx, logy)
     axis.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     picture.alt += f"Scatter of {len(x)} points in {len(classes)} classes, {ylabel} against {xlabel}."
     return picture

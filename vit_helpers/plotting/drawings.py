@@ -6,7 +6,6 @@ from math import prod
 import numpy as np
 from matplotlib.patches import Rectangle
 
-from ..patches import pair, patch_grid
 from .base import COLORS, as_pixels, new_picture
 from .scenes import LAND
 
@@ -40,22 +39,18 @@ def arrow(axis, *points):
     axis.annotate("", points[-1], points[-2], arrowprops=style)
 
 
-def block_diagram(img_size=64, patch_size=8, in_channels=3, embed_dim=128, depth=4, num_classes=10,
-                  pool="mean", image=None, title="What each stage of a Vision Transformer does to the shape"):
-    """The stages of a ViT with the shapes between them; `image` (3, H, W), if given, is the first of them."""
-    (H, W), (P, Q), D, K = pair(img_size), pair(patch_size), embed_dim, num_classes
-    rows, columns = patch_grid((H, W), (P, Q))
-    N, inputs = rows * columns, in_channels * P * Q
-    T, front, pooled = N, "", f"mean of\n{N} tokens"
+def block_diagram(image, title, pool="mean"):
+    """The stages of the course's ViT with the shapes between them, from `image` (3, 64, 64) to ten scores."""
+    T, front, pooled = 64, "", "mean of\n64 tokens"
     if pool == "cls":
-        T, front, pooled = N + 1, "put CLS in front,\n", "keep the\nCLS token"
-    stages = [("1  image", f"{in_channels} x {H} x {W}", "pixels", GRAY, 1.0, 1.0, 1),
-              ("2  patches", f"{N} x {inputs}", f"cut into\n{rows} x {columns} patches", GRAY, 1.0, 1.0, 1),
-              ("3  embeddings", f"{N} x {D}", f"times a matrix\n{inputs} x {D}", BLUE, 0.8, 1.0, 8),
-              ("4  positions", f"{T} x {D}", f"{front}add a table\n{T} x {D}", ORANGE, 0.8, 1.0, 8),
-              (f"5  {depth} blocks", f"{T} x {D}", "attention mixes,\nMLP transforms", GREEN, 0.8, 1.0, 1),
-              ("6  head: pool", D, pooled, GREEN, 0.8, 0.125, 1),
-              ("scores", K, f"times a matrix\n{D} x {K}", PINK, 0.2, 1.0, min(K, 20))]
+        T, front, pooled = 65, "put CLS in front,\n", "keep the\nCLS token"
+    stages = [("1  image", "3 x 64 x 64", "pixels", GRAY, 1.0, 1.0, 1),
+              ("2  patches", "64 x 192", "cut into\n8 x 8 patches", GRAY, 1.0, 1.0, 1),
+              ("3  embeddings", "64 x 128", "times a matrix\n192 x 128", BLUE, 0.8, 1.0, 8),
+              ("4  positions", f"{T} x 128", f"{front}add a table\n{T} x 128", ORANGE, 0.8, 1.0, 8),
+              ("5  4 blocks", f"{T} x 128", "attention mixes,\nMLP transforms", GREEN, 0.8, 1.0, 1),
+              ("6  head: pool", 128, pooled, GREEN, 0.8, 0.125, 1),
+              ("scores", 10, "times a matrix\n128 x 10", PINK, 0.2, 1.0, 10)]
     picture, axis = canvas(title, 10.0, 2.5)
     x = 0.7 + 1.43 * np.arange(7)
     for shift in (0.1, 0.05):
@@ -68,26 +63,24 @@ def block_diagram(img_size=64, patch_size=8, in_channels=3, embed_dim=128, depth
         picture.alt += f"{name}: {shape}. "
     for here, there in pairwise(x):
         arrow(axis, (here + 0.58, 1.45), (there - 0.54, 1.45))
-    if image is not None:
-        for left in x[:2] - 0.5:
-            axis.imshow(as_pixels(image), extent=(left, left + 1, 0.95, 1.95), zorder=3)
+    for left in x[:2] - 0.5:
+        axis.imshow(as_pixels(image), extent=(left, left + 1, 0.95, 1.95), zorder=3)
     axis.set(xlim=(0, 10.0), ylim=(0, 2.5))
     style = {"color": "white", "linewidth": 1.5, "zorder": 4}
-    axis.hlines(0.95 + np.arange(1, rows) / rows, x[1] - 0.5, x[1] + 0.5, **style)
-    axis.vlines(x[1] - 0.5 + np.arange(1, columns) / columns, 0.95, 1.95, **style)
+    axis.hlines(0.95 + np.arange(1, 8) / 8, x[1] - 0.5, x[1] + 0.5, **style)
+    axis.vlines(x[1] - 0.5 + np.arange(1, 8) / 8, 0.95, 1.95, **style)
     return picture
 
 
-def residual_stream(tokens=64, embed_dim=128, mlp_dim=256, pre_norm=True,
-                    title="An encoder block is a stream that two branches add to"):
-    """An encoder block as a stream (N, D) with two branches; pre_norm=False puts the norms on the stream."""
+def residual_stream(title, pre_norm=True):
+    """An encoder block as a stream (64, 128) with two branches; pre_norm=False: norms on the stream."""
     picture, axis = canvas(title, 9.4, 2.2)
     axis.plot([0.2, 9.1], [0.6, 0.6], color=COLORS[0], linewidth=6, alpha=0.4)
     arrow(axis, (9.0, 0.6), (9.35, 0.6))
-    write(axis, 0.6, 0.25, f"{tokens} x {embed_dim}")
-    picture.alt += f"A stream of {tokens} x {embed_dim} numbers, to which two branches are added."
+    write(axis, 0.6, 0.25, "64 x 128")
+    picture.alt += "A stream of 64 x 128 numbers, to which two branches are added."
     for x, name, words, color in ((1.1, "attention", "attention\ntokens exchange", ORANGE),
-                                  (5.1, "MLP", f"MLP\n{embed_dim} → {mlp_dim} → {embed_dim}", GREEN)):
+                                  (5.1, "MLP", "MLP\n128 → 256 → 128", GREEN)):
         formula = f"x + {name}(norm(x))" if pre_norm else f"norm(x + {name}(x))"
         arrow(axis, (x, 0.6), (x, 1.6), (x + 3, 1.6), (x + 3, 0.75))
         branch, norm = (x + 2.0, (x + 0.7, 1.6)) if pre_norm else (x + 1.5, (x + 3.55, 0.6))
@@ -100,26 +93,25 @@ def residual_stream(tokens=64, embed_dim=128, mlp_dim=256, pre_norm=True,
     return picture
 
 
-def attention_flow(tokens=64, embed_dim=128, num_heads=4, title="Attention, from tokens to their mixtures"):
-    """Tokens (N, D), one head's queries, keys and values (N, d), its weights (N, N), and the mixtures."""
-    N, D, d = tokens, embed_dim, embed_dim // num_heads
-    n, wide, narrow = (0.3 + 0.55 * (size / max(N, D)) ** 0.5 for size in (N, D, d))
+def attention_flow(title):
+    """Tokens (64, 128), one head's queries, keys and values (64, 32), its weights (64, 64), the mixtures."""
+    n, wide, narrow = (0.3 + 0.55 * (size / 128) ** 0.5 for size in (64, 128, 32))
     picture, axis = canvas(title, 10.2, 3.7)
     for x, y, words, color, width, shape in (
-            (0.75, 1.9, "tokens", BLUE, wide, f"{N} x {D}"), (2.6, 3.1, "Q", ORANGE, narrow, f"{N} x {d}"),
-            (2.6, 1.9, "K", GREEN, narrow, f"{N} x {d}"), (2.6, 0.7, "V", PINK, narrow, f"{N} x {d}"),
-            (4.5, 2.5, "scores", GRAY, n, f"{N} x {N}"), (8.1, 1.5, "mix", PINK, narrow, f"{N} x {d}"),
-            (6.6, 2.5, "weights", GRAY, n, f"{N} x {N}, rows sum to 1"),
-            (9.6, 1.5, f"heads: {num_heads}\nside by side", PINK, wide, f"{N} x {D}")):
+            (0.75, 1.9, "tokens", BLUE, wide, "64 x 128"), (2.6, 3.1, "Q", ORANGE, narrow, "64 x 32"),
+            (2.6, 1.9, "K", GREEN, narrow, "64 x 32"), (2.6, 0.7, "V", PINK, narrow, "64 x 32"),
+            (4.5, 2.5, "scores", GRAY, n, "64 x 64"), (8.1, 1.5, "mix", PINK, narrow, "64 x 32"),
+            (6.6, 2.5, "weights", GRAY, n, "64 x 64, rows sum to 1"),
+            (9.6, 1.5, "heads: 4\nside by side", PINK, wide, "64 x 128")):
         block(axis, x, y, words, color, width, n, shape)
         picture.alt += f"{words}: {shape}. ".replace("\n", " ")
     right, mix = 2.6 + narrow / 2, 8.1 - narrow / 2
     for y in (3.1, 1.9, 0.7):
         arrow(axis, (0.75 + wide / 2, 1.9), (2.6 - narrow / 2, y))
     for *points, (x, y, words) in (
-            [(right, 3.1), (4.5 - n / 2, 2.5), (1.4, 2.7, f"times a matrix\n{D} x {d} each")],
+            [(right, 3.1), (4.5 - n / 2, 2.5), (1.4, 2.7, "times a matrix\n128 x 32 each")],
             [(right, 1.9), (4.5 - n / 2, 2.5), (3.9, 3.0, "Q Kᵀ: every query\nwith every key")],
-            [(4.5 + n / 2, 2.5), (6.6 - n / 2, 2.5), (5.5, 2.55, f"divide by √{d},\nsoftmax of each row")],
+            [(4.5 + n / 2, 2.5), (6.6 - n / 2, 2.5), (5.5, 2.55, "divide by √32,\nsoftmax of each row")],
             [(6.6 + n / 2, 2.5), (mix, 1.6), (7.5, 2.2, "times V")],
             [(right, 0.7), (7.0, 0.7), (mix, 1.4), (5, 0.75, "each token takes a share of every value")],
             [(8.1 + narrow / 2, 1.5), (9.6 - wide / 2, 1.5), (0, 0, "")]):
@@ -128,7 +120,7 @@ def attention_flow(tokens=64, embed_dim=128, num_heads=4, title="Attention, from
     return picture
 
 
-def axes_boxes(sizes, order, before=None, after=None, title="Each axis keeps its size and changes its place"):
+def axes_boxes(sizes, order, before=None, after=None, title=""):
     """Axes {name: size} as blocks, split by a reshape, brought into `order` by permute, merged by a reshape.
 
     before, after: the names in groups that are one axis, such as [["row", "y"], ["column", "x"]].
@@ -151,23 +143,21 @@ def axes_boxes(sizes, order, before=None, after=None, title="Each axis keeps its
     return picture
 
 
-def patch_cells(height=4, width=6, patch_size=2, title="Split, permute, merge: one patch becomes one row"):
-    """Numbered pixels, colored by patch: the image, its patches, merged with the permute and without it."""
-    P, Q = pair(patch_size)
-    rows, columns = patch_grid((height, width), (P, Q))
-    N, pixels = rows * columns, np.arange(height * width).reshape(height, width)
-    owner = pixels // width // P * columns + pixels % width // Q
-    merged = pixels.reshape(rows, P, columns, Q).transpose(0, 2, 1, 3).reshape(N, P * Q)
-    panels = [("image", (height, width), pixels, 0), ("permuted", (rows, columns, P, Q), pixels, 0.4),
-              ("merged", (N, P * Q), merged, 0), ("without permute", (N, P * Q), pixels.reshape(N, P * Q), 0)]
-    across, top, cell = max(width + 0.4 * columns, P * Q, 4) + 1, max(height + 0.4 * rows, N) + 0.3, 0.34
+def patch_cells(title):
+    """4 x 6 numbered pixels, colored by patch: the image, its patches, merged with and without permute."""
+    pixels = np.arange(24).reshape(4, 6)
+    owner = pixels // 6 // 2 * 3 + pixels % 6 // 2                       # patches of 2 x 2, row by row
+    merged = pixels.reshape(2, 2, 3, 2).transpose(0, 2, 1, 3).reshape(6, 4)
+    panels = [("image", (4, 6), pixels, 0), ("permuted", (2, 3, 2, 2), pixels, 0.4),
+              ("merged", (6, 4), merged, 0), ("without permute", (6, 4), pixels.reshape(6, 4), 0)]
+    across, top, cell = 8.2, 6.3, 0.34
     picture, axis = canvas(title, cell * 4 * across, cell * (top + 1.7))
     for i, (label, shape, values, gap) in enumerate(panels):
-        middle = (values.shape[1] + gap * (columns - 1)) / 2 + 0.5 + i * across
+        middle = (values.shape[1] + 2 * gap) / 2 + 0.5 + i * across
         write(axis, cell * middle, cell * (top + 1), f"{label}\n{shape}")
         for (r, c), pixel in np.ndenumerate(values):
-            x, y = c + 1 + gap * (c // Q) + i * across, top - 0.5 - r - gap * (r // P)
-            block(axis, cell * x, cell * y, pixel, LAND(owner.flat[pixel] % LAND.N, alpha=0.5), cell, cell)
-    picture.alt += (f"{height} x {width} numbered pixels, a color for each patch of {P} x {Q}. Merged, each "
-                    f"row is a patch, the first {merged[0].tolist()}; without the permute rows mix patches.")
+            x, y = c + 1 + gap * (c // 2) + i * across, top - 0.5 - r - gap * (r // 2)
+            block(axis, cell * x, cell * y, pixel, LAND(owner.flat[pixel], alpha=0.5), cell, cell)
+    picture.alt += ("4 x 6 numbered pixels, a color for each patch of 2 x 2. Merged, each row is a patch, "
+                    f"the first {merged[0].tolist()}; without the permute rows mix patches.")
     return picture

@@ -19,11 +19,11 @@ def image_grid(images, labels=None, columns=10, title="", scale=1.0):
     return picture
 
 
-def film_strips(clips, labels, title="", wrong=None, scale=0.85):
+def film_strips(clips, labels, title="", wrong=None):
     """Clips (n, T, 3, H, W), a row for each: its label, marked as a mistake where `wrong`, and its frames."""
     n, frames, facts = len(clips), len(clips[0]), []
     wrong = [False] * n if wrong is None else wrong
-    picture, axes = new_picture(title, (frames * scale + 1.6, n * scale + 0.6), n, frames)
+    picture, axes = new_picture(title, (frames * 0.85 + 1.6, n * 0.85 + 0.6), n, frames)
     for row, clip, label, mistaken in zip(axes, clips, labels, wrong, strict=True):
         for t, (axis, image) in enumerate(zip(row, clip, strict=True)):
             show(axis, as_pixels(image), f"frame {t}" if axis in axes[0] else "")
