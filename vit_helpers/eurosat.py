@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 
 from .folders import cache_file, cache_folder, decoded, files_in, mapped
 from .runtime import Progress
@@ -80,8 +81,6 @@ def fetch():
 
 def tiles_in(place):
     """The tiles of a folder or archive in torchvision's order: their names, and what decodes one."""
-    from PIL import Image
-
     names, read = files_in(place)
     pattern = re.compile(rf"(.*/|)({'|'.join(CLASSES)})/[^/]*\.(?i:(jpg|tif))")
     tiles = [found for found in map(pattern.fullmatch, names) if found]      # groups: folder, class, ending

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image, ImageOps
 
 from .data import CLASSES, normalize
 from .evaluation import familiarity
@@ -27,8 +28,6 @@ def load_picture(picture, size=64, white=None):
 
     For `picture`, `white` and what is refused see `as_rgb`.
     """
-    from PIL import Image, ImageOps  # here, so that importing the package stays quick
-
     image = ImageOps.fit(as_rgb(picture, white), (size, size), Image.Resampling.BICUBIC)
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()       # (S, S, 3) -> (3, S, S)
 
@@ -44,8 +43,6 @@ def as_rgb(picture, white=None):
     more than three bands or one page, for NaN, and for a range that does not tell: negative, or all below a
     quarter of that white.
     """
-    from PIL import Image, ImageOps
-
     name = str(picture) if isinstance(picture, (str, os.PathLike)) else "the picture"
     if isinstance(picture, Image.Image):
         image = ImageOps.exif_transpose(picture)
@@ -61,8 +58,6 @@ def as_rgb(picture, white=None):
 
 def read(file, name, white):
     """A path, bytes or an open file -> its PIL image, upright, or an array uint16 (H, W, 3); see `as_rgb`."""
-    from PIL import Image, ImageOps
-
     if not isinstance(file, (str, os.PathLike)):
         file = io.BytesIO(file.read() if hasattr(file, "read") else file)
     elif name.startswith(("http:", "https:")):
@@ -96,8 +91,6 @@ def read(file, name, white):
 
 def lower_bytes(file):
     """The lower eight of each 16 bits of an image file: as if the other byte of each number came first."""
-    from PIL import Image, ImageOps
-
     with Image.open(file, formats=FORMATS) as image:
         other = str.maketrans("LBN", "BLB" if sys.byteorder == "little" else "BLL")
         for i, tile in enumerate(image.tile):

@@ -149,32 +149,27 @@ def load_published(name="vit_b_16"):
     socket.setdefaulttimeout(10)                         # torch.hub sets none
     try:
         with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):    # names folders
-            state = weights.get_state_dict(progress=False, check_hash=True)
+            vit = models.get_model(name, weights=weights, progress=False)
     except Exception as problem:                         # urllib, ssl and torch.hub each raise their own
         raise OSError(f"the weights of {name} could not be downloaded ({problem})") from problem
     finally:
         socket.setdefaulttimeout(before)
-    with torch.device("meta"):                           # its sizes without its numbers
-        shape = models.get_model(name, weights=None, image_size=weights.meta["min_size"][0])
     model = VisionTransformer(
-        shape.image_size, shape.patch_size, num_classes=shape.num_classes, embed_dim=shape.hidden_dim,
-        depth=len(shape.encoder.layers), num_heads=shape.encoder.layers[0].num_heads, mlp_dim=shape.mlp_dim,
-        dropout=0.0)
-    return load_weights(model, from_torchvision(state)).eval(), tuple(weights.meta["categories"])
+        vit.image_size, vit.patch_size, num_classes=vit.num_classes, embed_dim=vit.hidden_dim, dropout=0.0,
+        depth=len(vit.encoder.layers), num_heads=vit.encoder.layers[0].num_heads, mlp_dim=vit.mlp_dim)
+    return load_weights(model, from_torchvision(vit.state_dict())).eval(), tuple(weights.meta["categories"])
 
 
 def stages(model):
     """The modules whose outputs are a ViT's stages, by name: of ours, of timm's and of torchvision's."""
     if hasattr(model, "conv_proj"):                      # torchvision
         body = model.encoder
-        found = {"patch embedding": model.conv_proj, "positions": body.dropout}
-        blocks, norm = body.layers, body.ln
+        first, last, blocks, norm = model.conv_proj, body.dropout, body.layers, body.ln
     else:                                                # timm; ours
         last = model.norm_pre if hasattr(model, "norm_pre") else model.drop
-        found = {"patch embedding": model.patch_embed, "positions": last}
-        blocks, norm = model.blocks, model.norm
-    found.update((f"block {i}", block) for i, block in enumerate(blocks))
-    return {**found, "norm": norm, "logits": model}
+        first, blocks, norm = model.patch_embed, model.blocks, model.norm
+    numbered = {f"block {i}": block for i, block in enumerate(blocks)}
+    return {"patch embedding": first, "positions": last, **numbered, "norm": norm, "logits": model}
 
 
 def outputs(model, images, gradients):
