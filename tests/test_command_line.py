@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from unittest.mock import Mock
@@ -14,7 +15,7 @@ from PIL import Image
 
 import vit_helpers.__main__ as module
 import vit_helpers.pretrained
-from vit_helpers import Tiles, predict
+from vit_helpers import Tiles, predict, save_checkpoint, training
 from vit_helpers.synthetic import synthetic_tiles
 
 
@@ -89,6 +90,19 @@ def test_a_folder_of_pictures_is_learned_from_judged_and_used_as_the_readme_says
     assert "say where: --data FOLDER" in run("evaluate", "--weights", mine)[2]
     code, printed, _ = run("predict", path, "--weights", mine, "--map", tmp_path / "map ü.png")
     assert code == 0 and printed.startswith(f"{path}: ") and "summer" in printed and "Winter ü" in printed
+
+
+def test_ctrl_c_ends_the_command_without_weights_and_it_goes_on_when_called_again(run, monkeypatch, tmp_path):
+    words = ("train", "--source", "synthetic", "--epochs", 2, "--checkpoint", tmp_path / "run.pt")
+    with monkeypatch.context() as patch:                     # Ctrl-C, after the first epoch is stored
+        patch.setattr(training, "save_checkpoint", lambda path, **state: (
+            save_checkpoint(path, **state), signal.raise_signal(signal.SIGINT)))
+        code, printed, complaints = run(*words)
+    done = torch.load(tmp_path / "run.pt")["history"]
+    assert code == 130 and "model and history are usable" in printed and not complaints
+    assert len(done["loss"]) == 1 and not (tmp_path / "out" / "synthetic.pt").exists() and run(*words)[0] == 0
+    found = facts_of(tmp_path / "out", "synthetic")["history"]
+    assert len(found["loss"]) == 2 and found["seconds"][:1] == [round(x, 4) for x in done["seconds"]]
 
 
 @pytest.mark.parametrize(("words", "message"), [

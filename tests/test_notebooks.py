@@ -4,17 +4,15 @@ import html
 import itertools
 import json
 import re
-import subprocess
-import sys
 
 import lessons
 import pytest
+import yaml
 from lessons import NOTEBOOKS, ROOT, source
 from record import IN_LESSONS, OTHERS
 
 from vit_helpers.pretrained import MEASURED
 
-BENCHMARKS = sorted((ROOT / "tests" / "benchmarks").glob("*.py"))
 KNOWN_TAGS = {"nbval-ignore-output", "nbval-skip", "exercise", "solution", "slider"}
 PAGES = [*NOTEBOOKS, *(ROOT / name for name in (
     "README.md", "notebooks/TEACHING.md", "tests/benchmarks/RESULTS.md", ".github/SECURITY.md"))]
@@ -221,8 +219,12 @@ def test_requirements_pin_every_dependency_and_install_the_package():
 
 
 @pytest.mark.release
-@pytest.mark.parametrize("script", BENCHMARKS, ids=lambda path: path.stem)
-def test_every_benchmark_answers_help(script):
-    if "def main():" in script.read_text(encoding="utf-8"):
-        done = subprocess.run([sys.executable, script, "--help"], capture_output=True, text=True, check=True)
-        assert f"usage: {script.name}" in done.stdout
+def test_the_workflow_runs_readmes_commands_on_all_pythons_that_readme_names():
+    workflow = yaml.load(read(".github/workflows/tests.yml"), yaml.BaseLoader)         # 3.10 stays a word
+    readme, job = read("README.md"), workflow["jobs"]["tested"]
+    first, last = map(int, re.search(r"Python 3\.(\d+) to 3\.(\d+)", readme).groups())
+    assert f'requires-python = ">=3.{first}"' in read("pyproject.toml")
+    assert job["strategy"]["matrix"]["python"] == [f"3.{minor}" for minor in range(first, last + 1)]
+    (unix,) = [line for line in readme.splitlines() if line.endswith("&& pytest")]
+    windows = re.search(r"\*\*Windows\*\* \(PowerShell\): `(.+?); jupyter lab", readme)[1] + "; pytest"
+    assert [step["run"] for step in job["steps"] if "pytest" in step.get("run", "")] == [unix, windows]

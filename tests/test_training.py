@@ -230,12 +230,6 @@ def test_ctrl_c_at_the_end_of_an_evaluation_leaves_training_mode_and_gradients(t
     assert torch.is_grad_enabled() and all(layer.training for layer in model.modules())
 
 
-def test_a_checkpoint_that_cannot_be_written_costs_a_warning_not_the_run(tiles, tmp_path):
-    (path := tmp_path / "file").touch()                      # a full disk is in test_faults.py
-    with pytest.warns(UserWarning, match=r"run\.pt could not be written .*training goes on"):
-        fit(small_model(), tiles[0], epochs=2, recipe=PLAIN, checkpoint=path / "run.pt")
-
-
 @pytest.mark.parametrize(("step", "do", "message"), [
     (5, lambda logits: logits * math.nan, r"loss is not finite .*a tenth of the learning rate"),
     # The slope of the square root at 0 is not finite.
