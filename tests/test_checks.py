@@ -165,22 +165,29 @@ def test_parameters_with_other_names_or_shapes_are_told():
     assert base.take_weights(own, wanted)["a"].weight.equal(wanted["a.weight"])
 
 
-def test_a_teacher_reads_off_what_the_checkers_said(tmp_path, monkeypatch, capsys):
-    lesson = next(path for path in NOTEBOOKS if path.stem.startswith("05"))
-    notebook = json.loads(lesson.read_text(encoding="utf-8"))
-    said = iter(["attend: right. 1 of 4 exercises of this lesson done.\n", "other_kind: not right yet.\n",
-                 "split_heads: not right yet.\nIt is not done after 10 seconds\n", ""])
-    for cell in notebook["cells"]:
-        if "= checks." in "".join(cell["source"]) and cell["cell_type"] == "code":
-            cell["outputs"] = [{"output_type": "stream", "name": "stdout", "text": [next(said)]}]
-    mine = tmp_path / "mine.ipynb"
-    mine.write_text(json.dumps(notebook), encoding="utf-8")
-    monkeypatch.setattr(sys, "argv", ["vit_helpers", "grade", str(mine), str(lesson)])
-    assert command_line.main() == 0
-    first, second = capsys.readouterr().out.splitlines()
-    assert first == f"{mine}: 1 of 4 right; other_kind wrong; split_heads wrong; Attention not run"
-    assert second.startswith(f"{lesson}: 0 of 4 right; attend not written; other_kind not written; ")
-    monkeypatch.setattr(sys, "argv", ["vit_helpers", "grade", str(mine)])
-    for text, problem in ("no JSON", "no notebook"), ("[]", "no notebook"), ('{"cells": []}', "no exercises"):
-        mine.write_text(text, encoding="utf-8")
-        assert command_line.main() == 2 and problem in capsys.readouterr().err
+def test_a_teacher_grades_what_students_really_hand_in(tmp_path, monkeypatch, capsys):
+    lesson = NOTEBOOKS[1].read_text(encoding="utf-8")
+    anna, dora = json.loads(lesson), json.loads(lesson)
+    hers, others = ([cell for cell in notebook["cells"] if "= checks." in "".join(cell["source"])]
+                    for notebook in (anna, dora))
+    hers[0]["source"] = ["print('patch_number: right')"]     # edited, deleted, never run, right
+    anna["cells"].remove(hers[1])
+    del hers[2]["outputs"]
+    said = ["stitch: right. 1 of 4 exercises", "patch_number: right. 1 of 4",
+            "patchify_photos: not right yet.\n", "pad_to_fit: not right yet.\nIt is not done", ""]
+    for cell, text in zip((hers[3], *others), said, strict=True):
+        cell["outputs"] = [{"output_type": "stream", "text": [text]}]
+    for name, text in {"anna": json.dumps(anna), "ben": lesson[:999], "cem": lesson, "dora": json.dumps(dora),
+                       "eva": "[]", "finn": '{"cells": []}'}.items():
+        (tmp_path / f"{name}.ipynb").write_text(text, encoding="utf-8-sig")      # with a BOM
+    for files, code in (("*.ipynb", 2), ("cem.ipynb", 0)):
+        monkeypatch.setattr(sys, "argv", ["vit_helpers", "grade", str(tmp_path / files)])
+        assert command_line.main() == code
+    said = capsys.readouterr()
+    anna, cem, dora, again = said.out.splitlines()
+    assert anna.endswith("1 of 4 right; patch_number missing; patchify_photos missing; pad_to_fit not run")
+    assert "cem.ipynb: 0 of 4 right; patch_number not written; " in cem == again
+    assert dora.endswith("1 of 4 right; patchify_photos wrong; pad_to_fit wrong; stitch not run")
+    for line, words in zip(said.err.splitlines(), ("ben.ipynb is no notebook", "eva.ipynb is no notebook",
+                                                   "finn.ipynb has no exercises"), strict=True):
+        assert words in line
