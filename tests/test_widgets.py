@@ -20,7 +20,7 @@ def small(img_size=64):
 def leafing():
     tiles = vit_helpers.load_tiles("synthetic").subset(20)
     logits = 4 * torch.nn.functional.one_hot(tiles.labels, 10).float()
-    logits[3:6] = logits[3:6].roll(1, 1)         # three mistakes, as sure as all right answers: 86 %
+    logits[3:6] = logits[3:6].roll(1, 1)         # three mistakes, as sure as all right answers: 86%
     return widgets.predictions(tiles, vit_helpers.Evaluation(logits, tiles.labels, tiles.classes))
 
 

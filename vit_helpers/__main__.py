@@ -55,7 +55,7 @@ def train(args):
         facts["validation_accuracy"] = judged.accuracy
         familiar = familiarity(pooled_features(model, validation), means)
         known["temperature"] = round(judged.best_temperature(), 4)
-        known["usual_from"] = round(familiar.quantile(0.05).item(), 4)       # so that 95 % of them are usual
+        known["usual_from"] = round(familiar.quantile(0.05).item(), 4)       # so that 95% of them are usual
     print(", ".join(f"{name.replace('_', ' ')} {value:.2%}" for name, value in facts.items()))
     settings = {key: value for key, value in asdict(recipe).items() if key != "model"}
     curves = {key: [round(x, 4) for x in value] for key, value in asdict(history).items()
@@ -157,7 +157,7 @@ def main():
     option("--batch-size", type=int, help="tiles in a step, over all processes; default: the recipe's, 64")
     option("--seed", type=int, default=0, help="of the first weights, the order and the augmentation")
     option("--split-seed", type=int, default=0, help="of the split into training and test tiles")
-    option("--validation", action="store_true", help="learn from 60 %% of the tiles, report on 20 %% too")
+    option("--validation", action="store_true", help="learn from 60%% of the tiles, report on 20%% too")
     option("--report", default="epochs", choices=("epochs", "end"), help="when the test tiles are looked at")
     option("--checkpoint", help="a file to write after each epoch, and to go on from if it is there")
     option("--name", help="of the weights; default: the source")

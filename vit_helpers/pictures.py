@@ -130,7 +130,7 @@ class Prediction:
     """A model's answer to one picture: `image` uint8 (3, S, S) as it saw it, `probabilities` (K,), `classes`.
 
     `familiar`, -1 to 1: how much the picture resembles the training tiles of some class; `usual`: whether as
-    much as 95 % of the validation tiles do, True without any (lesson 09). `model` is the one that was asked.
+    much as 95% of the validation tiles do, True without any (lesson 09). `model` is the one that was asked.
     """
 
     image: torch.Tensor

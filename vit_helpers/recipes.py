@@ -24,7 +24,7 @@ class Recipe:
     decay: bool = False                  # after that: linearly down to zero at the last step; else constant
     augment: bool = False                # each tile in one of its eight flips and transposes
     label_smoothing: float = 0.0
-    cutmix: float = 0.0                  # share of the batches that are mixed, in the first 90 % of the steps
+    cutmix: float = 0.0                  # share of the batches that are mixed, in the first 90% of the steps
     keep_tokens: float = 1.0             # share of each image's patches that is used, at random, at first ...
     keep_until: float = 0.0              # ... up to this share of all steps; after that all of them
     layer_decay: float = 1.0             # each layer below the head learns at this share of the rate above it

@@ -96,7 +96,7 @@ def clips(tiles, n, frames=8, size=32, generator=None):
     """Films over a mosaic: clips uint8 (n, frames, 3, size, size), motions int64 (n,), numbers of MOTIONS.
 
     The camera pans (1 to 3 pixels a frame; "left" is where it goes), turns (4 to 10 degrees) or zooms (5 to
-    12 %); or it does one of these, and the frames are shuffled. The frame in the middle, frames // 2, is the
+    12%); or it does one of these, and the frames are shuffled. The frame in the middle, frames // 2, is the
     same whatever the motion, and alone says nothing about it. Raises ValueError for fewer than 4 frames.
     """
     if frames < 4:

@@ -151,7 +151,7 @@ def predictions(tiles, result, shown=3):
             chosen &= result.labels == result.classes.index(truth)
         if not chosen.any():
             raise ValueError(f"no tile of {'any class' if truth == 'all' else truth}, shown: {kind}, has a "
-                             f"confidence of {above} % or more; lower it, or choose another class or kind")
+                             f"confidence of {above}% or more; lower it, or choose another class or kind")
         found = chosen.nonzero()[:, 0]
         found = found[confidence[found].argsort(descending=True, stable=True)]   # the surest first
         pages = -(-len(found) // shown)
@@ -184,7 +184,7 @@ def masked(image, model, hidden=75):
         only_seen = torch.zeros_like(patches).scatter(1, at, seen)
         pictures = [unpatchify(canvas, size, grid)[0] for canvas in (only_seen, painted)]
         labels = [f"{visible.shape[1]} patches seen", "painted", "truth"]
-        return plotting.image_grid([*pictures, image], labels, 3, f"{hidden} % of {N} patches hidden", 2.0)
+        return plotting.image_grid([*pictures, image], labels, 3, f"{hidden}% of {N} patches hidden", 2.0)
 
     share = number("hidden %", 5, 95, hidden, "share of the patches that is hidden", step=5)
     return Box("How much can be hidden?", draw, hidden=share)

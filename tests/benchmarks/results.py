@@ -35,7 +35,7 @@ def percent(values):
     """Mean and sample standard deviation of shares, as text."""
     values = values if isinstance(values, list) else [values]
     spread = f" ± {statistics.stdev(values) * 100:.1f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values) * 100:.1f}{spread} %"
+    return f"{statistics.mean(values) * 100:.1f}{spread}%"
 
 
 def written(key, value):

@@ -122,7 +122,7 @@ def tile_by_tile(p, labels, bins):
         "signed distances cancel out; take the absolute value in each bin before you add them up.":
             lambda *case: by_bins(*case, signed=True),
         "each image is compared with its own confidence, without bins; a single answer is right or wrong, "
-        "never 90 % right.":
+        "never 90% right.":
             tile_by_tile,
         "the confidence is that of the true class; it should be the largest probability, whatever "
         "the truth is.":
