@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-import torch.nn.functional as F
 
 from vit_helpers import VisionTransformer, attention, patch_evidence
 from vit_helpers.attention import attention_maps, attention_rollout, gradient_rollout, on_patches
@@ -84,16 +83,6 @@ def test_on_patches_reads_what_the_head_reads():
     with_cls, patches_only = torch.rand(2, 7, 7), torch.rand(2, 6, 6)
     assert torch.equal(on_patches(with_cls, small("cls")), with_cls[:, 0, 1:].reshape(2, 2, 3))
     assert torch.equal(on_patches(patches_only, small()), patches_only.mean(dim=1).reshape(2, 2, 3))
-
-
-def test_attention_distance_by_hand():
-    to_first = torch.eye(6)[:1].expand(1, 1, 1, 6, 6)        # 0, 1, 2, 1, sqrt 2, sqrt 5 from each of 2 x 3
-    wanted = pytest.approx((0 + 1 + 2 + 1 + 2**0.5 + 5**0.5) / 6)
-    assert attention.attention_distance(to_first, (2, 3)).item() == wanted
-    with_cls = F.pad(to_first / 2, (1, 0, 1, 0), value=0.5)      # what CLS gives and takes does not count
-    assert attention.attention_distance(with_cls, (2, 3)).item() == wanted
-    with pytest.raises((ValueError, AssertionError, RuntimeError)):      # a slice leaves two tokens out
-        attention.attention_distance(to_first, (2, 2))
 
 
 def test_evidence_adds_up_to_the_logits():

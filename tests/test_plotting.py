@@ -206,7 +206,7 @@ def test_drawings_write_the_shapes_of_the_model():
     assert "norm(x + MLP(x))" in read(plotting.residual_stream("Tiles", pre_norm=False))[1]
 
 
-def test_drawings_of_axes_and_cells_end_as_the_tensors_do():
+def test_drawings_of_axes_end_as_the_tensors_do():
     image = torch.arange(24).reshape(4, 6)
     axes, pairs = dict(row=2, y=2, column=3, x=2), [["row", "y"], ["column", "x"]]
     merge = [["row", "column"], ["y", "x"]]
@@ -214,14 +214,6 @@ def test_drawings_of_axes_and_cells_end_as_the_tensors_do():
     split = image.reshape(2, 2, 3, 2)
     assert f"at first (4, 6): row * y, column * x. reshape {tuple(split.shape)}" in alt
     assert f"permute(0, 2, 1, 3) {tuple(split.permute(0, 2, 1, 3).shape)}" in alt and "(6, 4)" in alt
-    [axis], alt = read(plotting.patch_cells("Tiles"))
-    merged = split.permute(0, 2, 1, 3).reshape(6, 4)
-    assert f"the first {merged[0].tolist()}" in alt
-    numbers = [text for text in texts(axis) if text.isdigit()]
-    assert numbers[48:72] == [str(pixel.item()) for pixel in merged.flatten()]
-    colors = [cell.get_facecolor() for cell in axis.patches]
-    assert [len(set(colors[i:i + 4])) for i in range(48, 72, 4)] == [1] * 6 and len(set(colors)) == 6
-    assert [len(set(colors[i:i + 4])) for i in range(72, 96, 4)] == [2] * 6          # without the permute
 
 
 def test_a_notebook_shows_the_picture_and_below_it_its_words(monkeypatch):

@@ -1,4 +1,4 @@
-"""What a Vision Transformer looks at: attention maps, rollout, gradient distance, evidence by patch."""
+"""What a Vision Transformer looks at: attention maps, rollout, gradient rollout, evidence by patch."""
 
 import torch
 
@@ -110,20 +110,6 @@ def on_patches(rollout, model):
     """
     read = rollout[:, 0, 1:] if model.pool == "cls" else rollout.mean(dim=1)         # (B, N)
     return read.unflatten(1, model.grid)
-
-
-def attention_distance(maps, grid):
-    """How far each head looks, in patches: maps (B, L, H, N, N) -> (B, L, H).
-
-    The distance between the centers of the asking and the answering patch, averaged with the weights; a CLS
-    token is left out. Dosovitskiy et al. 2021, figure 7 right.
-    """
-    N = grid[0] * grid[1]
-    assert maps.shape[-1] - N in (0, 1), f"maps {tuple(maps.shape)} do not belong to a grid {grid}"
-    maps = maps[..., -N:, -N:]
-    places = torch.cartesian_prod(torch.arange(grid[0]), torch.arange(grid[1])).to(maps)     # (N, 2)
-    apart = torch.cdist(places, places)                                                      # (N, N)
-    return ((maps * apart).sum(dim=-1) / maps.sum(dim=-1)).mean(dim=-1)
 
 
 def patch_evidence(model, images):

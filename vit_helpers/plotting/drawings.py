@@ -7,7 +7,6 @@ import numpy as np
 from matplotlib.patches import Rectangle
 
 from .base import COLORS, as_pixels, new_picture
-from .scenes import LAND
 
 PALE = BLUE, ORANGE, GREEN, PINK, GRAY = "#cfdcec", "#f8dfc0", "#cbe6dc", "#ecd0e3", "#e0e0e0"
 
@@ -140,24 +139,4 @@ def axes_boxes(sizes, order, before=None, after=None, title=""):
                 axis.plot(*zip(places.get(name, (x, y)), (x, y + 0.25), strict=True), color="black", lw=1)
                 places[name], x = (x, y - 0.25), x + 1.1
             x += 0.15
-    return picture
-
-
-def patch_cells(title):
-    """4 x 6 numbered pixels, colored by patch: the image, its patches, merged with and without permute."""
-    pixels = np.arange(24).reshape(4, 6)
-    owner = pixels // 6 // 2 * 3 + pixels % 6 // 2                       # patches of 2 x 2, row by row
-    merged = pixels.reshape(2, 2, 3, 2).transpose(0, 2, 1, 3).reshape(6, 4)
-    panels = [("image", (4, 6), pixels, 0), ("permuted", (2, 3, 2, 2), pixels, 0.4),
-              ("merged", (6, 4), merged, 0), ("without permute", (6, 4), pixels.reshape(6, 4), 0)]
-    across, top, cell = 8.2, 6.3, 0.34
-    picture, axis = canvas(title, cell * 4 * across, cell * (top + 1.7))
-    for i, (label, shape, values, gap) in enumerate(panels):
-        middle = (values.shape[1] + 2 * gap) / 2 + 0.5 + i * across
-        write(axis, cell * middle, cell * (top + 1), f"{label}\n{shape}")
-        for (r, c), pixel in np.ndenumerate(values):
-            x, y = c + 1 + gap * (c // 2) + i * across, top - 0.5 - r - gap * (r // 2)
-            block(axis, cell * x, cell * y, pixel, LAND(owner.flat[pixel], alpha=0.5), cell, cell)
-    picture.alt += ("4 x 6 numbered pixels, a color for each patch of 2 x 2. Merged, each row is a patch, "
-                    f"the first {merged[0].tolist()}; without the permute rows mix patches.")
     return picture
