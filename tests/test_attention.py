@@ -85,15 +85,6 @@ def test_on_patches_reads_what_the_head_reads():
     assert torch.equal(on_patches(patches_only, small()), patches_only.mean(dim=1).reshape(2, 2, 3))
 
 
-def test_evidence_adds_up_to_the_logits():
-    model = small()
-    evidence = patch_evidence(model, IMAGES)
-    assert evidence.shape == (3, 6, 5)
-    torch.testing.assert_close(evidence.mean(dim=1), model(IMAGES), atol=1e-5, rtol=1e-4)
-    with pytest.raises(ValueError, match="needs a model with pool='mean'"):
-        patch_evidence(small("cls"), IMAGES)
-
-
 def test_many_maps_are_never_held_at_once(monkeypatch):
     model, held, embed = small(), [], VisionTransformer.embed
     assert attention.bytes_of_maps(model) == attention_maps(model, IMAGES[:1]).numel() * 4

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from test_in_the_wild import picture, put
 
 import vit_helpers.__main__ as module
 import vit_helpers.pretrained
@@ -74,10 +75,8 @@ def test_validation_tiles_are_kept_apart(run, monkeypatch, tmp_path):
 
 def test_a_folder_of_pictures_is_learned_from_judged_and_used_as_the_readme_says(run, tmp_path):
     folder, mine = tmp_path / "Meine Fotos (Übung)", tmp_path / "out" / "mine.pt"
-    for i in range(20):
-        path = folder / ("summer", "Winter ü")[i % 2] / f"{i}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (50 + i, 80), (10 * i, 255 * (i % 2), 90)).save(path)
+    names = [f"{('summer', 'Winter ü')[i % 2]}/{i}.png" for i in range(20)]
+    put({name: picture(12 * i, "PNG", (50 + i, 80)) for i, name in enumerate(names)}, folder)
     Image.fromarray(np.full((64, 64), 300, np.uint16)).save(folder / "summer" / "16 bits.tif")
     words = ("train", "--data", folder, "--epochs", 1, "--name", "mine")
     assert re.search(r"16 bits\.tif.* run from 300 to 300.*--white", run(*words)[2])
@@ -88,6 +87,7 @@ def test_a_folder_of_pictures_is_learned_from_judged_and_used_as_the_readme_says
     code, judged, _ = run("evaluate", "--weights", mine, "--data", folder)
     assert code == 0 and judged[judged.index("accuracy"):].strip() in printed
     assert "say where: --data FOLDER" in run("evaluate", "--weights", mine)[2]
+    path = folder / names[-1]
     code, printed, _ = run("predict", path, "--weights", mine, "--map", tmp_path / "map ü.png")
     assert code == 0 and printed.startswith(f"{path}: ") and "summer" in printed and "Winter ü" in printed
 

@@ -8,9 +8,7 @@ import time
 
 import pytest
 import torch
-from PIL import Image
-
-from vit_helpers.synthetic import synthetic_tiles
+from test_in_the_wild import picture, put
 
 pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="torch cannot distribute")
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
@@ -67,10 +65,7 @@ def test_two_processes_average_their_gradients_and_end_with_the_same_weights(tmp
 
 @pytest.mark.release
 def test_a_killed_worker_is_started_again_and_the_run_goes_on_from_the_last_checkpoint(tmp_path):
-    for i, (image, label) in enumerate(zip(*synthetic_tiles(200), strict=True)):
-        path = tmp_path / "tree" / str(label) / f"{i:03}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(image.transpose(1, 2, 0)).save(path)
+    put({f"{i % 10}/{i}.png": picture(i, "PNG") for i in range(200)}, tmp_path / "tree")
     checkpoint, out = tmp_path / "run.pt", tmp_path / "out"
     words = ["--max-restarts=3", "--monitor-interval=0.2", "-m", "vit_helpers", "train", "--data",
              tmp_path / "tree", "--epochs", "6", "--report", "end", "--checkpoint", checkpoint, "--out", out]

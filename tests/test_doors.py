@@ -59,6 +59,7 @@ REFUSALS = {
     "words as a picture": (lambda tmp: vit.load_picture(text(tmp)), ValueError, "cannot be read as a pict"),
     "weights of words": (lambda tmp: vit.load_weights(small(), text(tmp)), ValueError, "whole file of"),
     "unknown weights": (lambda _: vit.load_pretrained("best"), ValueError, "'eurosat'.*weights/mine.pt"),
+    "evidence of CLS": (lambda _: vit.patch_evidence(small(), images(1, 3, 16, 16)), ValueError, "'mean'"),
     "address": (lambda _: places("git@github.com:a/b"), ValueError, "https://github.com/OWNER/REPO"),
 }
 

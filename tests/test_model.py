@@ -189,24 +189,6 @@ def test_eval_is_deterministic_and_independent_of_the_batch(stem, positions, poo
     assert not torch.equal(model.train()(images), together)
 
 
-@ALL_KINDS
-def test_the_forward_pass_is_made_of_its_parts(stem, positions, pool):
-    model = build(stem=stem, positions=positions, pool=pool, dropout=0.5)
-    images = images_for(model)
-    x = model.patch_embed(images)
-    if pool == "cls":
-        x = torch.cat([model.cls_token.expand(2, -1, -1), x], dim=1)
-    x = x if positions == "none" else x + model.pos_embed
-    torch.testing.assert_close(model.embed(images), x, **close)
-    assert torch.equal(model.train().embed(images), model.embed(images))             # dropout comes after it
-    for block in model.eval().blocks:
-        x = block(x)
-    torch.testing.assert_close(model.forward_features(images), model.norm(x), **close)
-    summary = model.norm(x)[:, 0] if pool == "cls" else model.norm(x).mean(dim=1)
-    torch.testing.assert_close(model.pooled(model.norm(x)), summary, **close)
-    torch.testing.assert_close(model(images), model.head(summary), **close)
-
-
 def test_a_new_model_gives_every_class_the_same_probability_and_drops_out_parts_of_its_embeddings():
     model = VisionTransformer(**{**SMALL, "depth": 0, "dropout": 0.5})
     images = images_for(model)

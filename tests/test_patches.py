@@ -24,12 +24,6 @@ def test_patches_go_back_to_where_they_came_from(B, C, rows, columns, P, Q, dtyp
     assert torch.equal(unpatchify(patches, (P, Q), (rows, columns)), images)
 
 
-def test_a_4x4_image_by_hand():
-    image = torch.arange(16).reshape(1, 1, 4, 4)
-    assert patchify(image, 2).tolist() == [[[0, 1, 4, 5], [2, 3, 6, 7], [8, 9, 12, 13], [10, 11, 14, 15]]]
-    assert patchify(image, (1, 4)).tolist() == image[0].tolist()
-
-
 @pytest.mark.parametrize("patch_size", [4, 8, (2, 8), (6, 1)])
 def test_the_order_is_that_of_unfold_and_gradients_pass_through(patch_size):
     images = torch.randn(2, 24, 16, 3).permute(0, 3, 1, 2).requires_grad_()          # not contiguous

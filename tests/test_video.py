@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from scipy.ndimage import map_coordinates
 
 from vit_helpers import GOOD, VisionTransformer, load_tiles
@@ -16,18 +15,6 @@ FILMS = torch.rand(2, 8, 3, 32, 32, generator=torch.Generator().manual_seed(0)) 
 
 def seeded(seed):
     return torch.Generator().manual_seed(seed)
-
-
-def video(frames=8, tubelet=2, attention="joint", **options):
-    torch.manual_seed(0)
-    sizes = dict(embed_dim=32, depth=2, num_heads=2, mlp_dim=64, num_classes=9)
-    encoder = VisionTransformer(32, 8, 3 * tubelet, **{**sizes, **GOOD.model, **options})
-    model = VideoClassifier(encoder, frames, tubelet, attention).eval()
-    torch.nn.init.normal_(model.encoder.head.weight, std=0.1)
-    torch.nn.init.normal_(model.time)
-    for p in model.encoder.blocks.parameters():                              # attention has its say
-        p.data *= 8 if p.ndim == 2 else 1
-    return model
 
 
 def steps(speed):
@@ -73,33 +60,3 @@ def test_nothing_in_the_encoder_changed_and_time_is_all_that_is_added(attention)
     assert model(FILMS).shape == (2, 10) and model(FILMS[:0]).shape == (0, 10)
     assert set(vars(encoder)) == attributes and torch.equal(encoder(images), logits)
     assert [name for name, _ in model.named_parameters() if "encoder." not in name] == ["time"]
-
-
-@pytest.mark.parametrize("tubelet", [1, 2, 8])
-def test_the_tubelet_embedding_is_a_convolution_in_three_dimensions(tubelet):
-    model = video(tubelet=tubelet, positions="none")
-    proj = model.encoder.patch_embed.proj
-    weight = proj.weight.unflatten(1, (tubelet, 3)).transpose(1, 2)          # (D, C, tubelet, P, P)
-    wanted = F.conv3d(FILMS.transpose(1, 2), weight, proj.bias, stride=(tubelet, 8, 8))
-    wanted = wanted.flatten(3).permute(0, 2, 3, 1)                           # (B, D, T', N) -> (B, T', N, D)
-    torch.testing.assert_close(model.embed(FILMS), wanted + model.time, atol=1e-5, rtol=1e-5)
-
-
-def test_joint_and_factorised_attention_by_hand():
-    joint, factorised = video(), video(attention="factorised")               # of the same weights
-    tokens, (space, time) = joint.embed(FILMS), joint.encoder.blocks         # (2, 4, 16, 32)
-    x = torch.stack([space(tokens[:, t]) for t in range(4)], dim=1)          # other steps are unknown
-    x = torch.stack([time(x[:, :, n]) for n in range(16)], dim=2)            # other places are unknown
-    for model, last in ((joint, time(space(tokens.flatten(1, 2)))), (factorised, x.flatten(1, 2))):
-        wanted = model.encoder.head(model.encoder.norm(last).mean(dim=1))
-        torch.testing.assert_close(model(FILMS), wanted, atol=1e-5, rtol=1e-5)
-        model(FILMS).sum().backward()                                        # nothing is cut off
-        assert all(p.grad is not None for p in model.parameters())
-
-
-@pytest.mark.parametrize("films", [FILMS[0], FILMS[:, :4], FILMS.transpose(1, 2), FILMS[..., :16]])
-def test_what_cannot_be_a_clip_is_refused(films):
-    with pytest.raises(ValueError, match=r"must be \(B, "):
-        video()(films)
-    with pytest.raises(AssertionError, match="7 frames"):
-        video(frames=7)

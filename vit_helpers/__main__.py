@@ -171,7 +171,7 @@ def main():
     option("--map", metavar="OUT.png", help="write each picture with where the model reads its class")
     add("grade", grade)("notebook", nargs="+", metavar="NOTEBOOK", help="of students, run and saved by them")
     option = add("publish", give_address)
-    option("url", help='https://github.com/OWNER/REPO, another https repository, a folder, or "" for none')
+    option("url", help='https://github.com/OWNER/REPO, another https repository, or "" for none')
     option("--branch", default="main", help="the branch that Colab and Binder open")
     args = parser.parse_args()
     try:

@@ -14,8 +14,8 @@ COLAB = "https://colab.research.google.com"
 def places(url, branch="main"):
     """What an address means: what to store, what pip installs, where Colab and Binder open it ("": nowhere).
 
-    `url` is https://github.com/OWNER/REPO, a repository on another https host (no Colab then), a folder that
-    holds the course, or "" for no address. Raises ValueError for anything else.
+    `url` is https://github.com/OWNER/REPO, a repository on another https host (no Colab then), or "" for no
+    address. Raises ValueError for anything else.
     """
     url, ref = url.removesuffix("/").removesuffix(".git"), quote(branch, safe="")
     if not url:
@@ -25,11 +25,8 @@ def places(url, branch="main"):
         return url, zipped, f"{COLAB}/{page}", f"https://mybinder.org/v2/gh{found[1]}/{ref}"
     if re.fullmatch(r"https://(?!github\.com)[\w.:-]+(/[\w.-]+)+", url, re.ASCII):
         return url, f"git+{url}@{branch}", "", f"https://mybinder.org/v2/git/{quote(url, safe='')}/{ref}"
-    if (Path(url) / "pyproject.toml").is_file():
-        folder = Path(url).resolve()
-        return folder.as_uri().replace("file://", "file://localhost"), folder.as_posix(), "", ""
     raise ValueError(f"{url!r} is no address of a course; give https://github.com/OWNER/REPO, a repository "
-                     "on another https host, a folder that holds the course, or \"\" for none")
+                     "on another https host, or \"\" for none")
 
 
 def badge(what, picture, target):

@@ -1,7 +1,7 @@
 """Every picture of the course: functions that take arrays and return a Matplotlib figure with alt text."""
 
 from .base import COLORS, MAP, STYLES, UNIFORM, Picture, as_pixels
-from .charts import bars, curves, heatmap, reliability, scatter
+from .charts import bars, curves, heatmap, reliability
 from .drawings import attention_flow, axes_boxes, block_diagram, residual_stream
 from .maps import attention_on_image, cell_maps, explained, maps_on_images, projection
 from .scenes import detections, land_use, query_places, segmentations

@@ -1,4 +1,4 @@
-"""Charts: curves, bars, matrices, points, reliability."""
+"""Charts: curves, bars, matrices, reliability."""
 
 from itertools import cycle
 
@@ -6,17 +6,6 @@ import numpy as np
 from matplotlib.ticker import LogLocator
 
 from .base import COLORS, MAP, STYLES, as_array, new_picture
-
-
-def log_axes(axis, logx, logy):
-    """Logarithmic axes with plain numbers: 100, 200, 500, 1,000 instead of powers that run together."""
-    for one, set_scale, log in ((axis.xaxis, axis.set_xscale, logx), (axis.yaxis, axis.set_yscale, logy)):
-        if log:
-            set_scale("log")
-            low, high = one.get_view_interval()
-            one.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 1000 * low else (1,)))
-            one.set_major_formatter("{x:,g}")
-            one.set_minor_formatter("")
 
 
 def curves(lines, x=None, title="", xlabel="", ylabel="", logx=False, logy=False, limits=None, marker=""):
@@ -33,7 +22,12 @@ def curves(lines, x=None, title="", xlabel="", ylabel="", logx=False, logy=False
         axis.plot(range(1, len(values) + 1) if here is None else here, values, label=name, marker=mark)
         ends = f"from {values[0]:.3g} to {values[-1]:.3g}" if len(values) else "without values"
         facts.append(f"{name} {ends}")
-    log_axes(axis, logx, logy)
+    for one, set_scale in [(axis.xaxis, axis.set_xscale)] * logx + [(axis.yaxis, axis.set_yscale)] * logy:
+        set_scale("log")                     # with plain numbers, 100, 200, 500: powers would run together
+        low, high = one.get_view_interval()
+        one.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 1000 * low else (1,)))
+        one.set_major_formatter("{x:,g}")
+        one.set_minor_formatter("")
     axis.set(xlabel=xlabel, ylabel=ylabel, ylim=limits)
     axis.grid(alpha=0.3)
     if len(lines) > 1:
@@ -107,17 +101,4 @@ def reliability(count, confidence, accuracy, title=""):
     bins = zip(count, confidence, accuracy, strict=True)
     facts = [f"{sure:.0%} sure, {right:.0%} right" for images, sure, right in bins if images]
     picture.alt += f"Reliability diagram: {', '.join(facts)}"
-    return picture
-
-
-def scatter(x, y, labels, classes, title="", xlabel="", ylabel=""):
-    """Points (N,) by class, each of at most ten classes with its own marker."""
-    x, y, labels = as_array(x), as_array(y), as_array(labels)
-    assert labels.max() < len(classes), f"label {labels.max()} is beyond the {len(classes)} classes"
-    picture, [[axis]] = new_picture(title, (6.4, 4.2))
-    for k, (name, marker) in enumerate(zip(classes, "osv^<>PXD*"[:len(classes)], strict=True)):
-        axis.scatter(x[labels == k], y[labels == k], s=14, marker=marker, label=name, alpha=0.8)
-    axis.set(xlabel=xlabel, ylabel=ylabel)
-    axis.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
-    picture.alt += f"Scatter of {len(x)} points in {len(classes)} classes, {ylabel} against {xlabel}."
     return picture
