@@ -187,10 +187,11 @@ def test_query_places_show_the_boxes_that_each_query_found():
 
 def test_regions_are_drawn_with_their_names_and_agreement_is_told():
     axes, alt = read(plotting.segmentations(IMAGES[:2], dict(a=REGIONS, b=REGIONS.flip(0)), CLASSES, "Tiles"))
-    assert np.array_equal(pixels(axes[4]), REGIONS[1]) and alt.endswith("b 75%; b 75%")
-    (_, truth), alt = read(plotting.land_use(IMAGES[0], {"truth": REGIONS[0]}, CLASSES, "Tiles"))
-    assert np.array_equal(pixels(truth), REGIONS[0]) and texts(truth) == ["AC", "Re"]
-    assert truth.get_title() == "truth" and alt.endswith("1 scene, with each its truth as colored regions.")
+    assert np.array_equal(pixels(axes[4]), REGIONS[1]) and alt.endswith("b 75%; b 75%.")
+    (scene, truth), alt = read(plotting.land_use(IMAGES[0], {"truth": REGIONS[0]}, CLASSES, "Tiles"))
+    assert np.array_equal(pixels(truth), REGIONS[0]) and texts(truth) == texts(scene) == ["AC", "Re"]
+    assert truth.get_title() == "truth" and len(scene.collections) == 2
+    assert alt.endswith("colored regions. On the scene, the regions of the truth are outlined and named.")
     assert len({scenes.short_name(name) for name in CLASSES}) == 10
 
 

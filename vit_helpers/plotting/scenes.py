@@ -5,7 +5,7 @@ import re
 import numpy as np
 from matplotlib.colors import ListedColormap
 from matplotlib.patches import Patch
-from scipy.ndimage import distance_transform_edt
+from scipy import ndimage
 from torchvision.ops import box_iou
 
 from .base import COLORS, as_array, as_pixels, frame, new_picture, show
@@ -19,6 +19,17 @@ def short_name(name):
     """Two letters for a class: the capitals of HerbaceousVegetation, HV, or the first two of Forest, Fo."""
     capitals = "".join(re.findall("[A-Z]", name))
     return capitals[:2] if len(capitals) > 1 else name[:2]
+
+
+def _name_regions(axis, mask, classes, least):
+    """A class's two letters in each region of at least `least` pixels, where its border is farthest."""
+    for c in np.unique(mask):
+        regions, _ = ndimage.label(mask == c)
+        for number in 1 + np.flatnonzero(np.bincount(regions.flat)[1:] >= least):
+            depth = ndimage.distance_transform_edt(np.pad(regions == number, 1))[1:-1, 1:-1]
+            row, column = np.unravel_index(depth.argmax(), depth.shape)
+            axis.text(column, row, short_name(classes[c]), ha="center", va="center", fontsize=7,
+                      bbox={"color": "white", "alpha": 0.7, "pad": 0.6})
 
 
 def segmentations(images, masks, classes, title="", scale=1.5, wide=False):
@@ -35,12 +46,7 @@ def segmentations(images, masks, classes, title="", scale=1.5, wide=False):
         show(line[0], as_pixels(image))
         for axis, mask in zip(line[1:], some, strict=True):
             show(axis, mask, cmap=LAND, vmin=-0.5, vmax=9.5)
-            for c in np.unique(mask):
-                if (mask == c).mean() >= (0.01 if wide else 0.03):   # named where its borders are farthest
-                    depth = distance_transform_edt(np.pad(mask == c, 1))[1:-1, 1:-1]
-                    row, column = np.unravel_index(depth.argmax(), depth.shape)
-                    axis.text(column, row, short_name(classes[c]), ha="center", va="center", fontsize=7,
-                              bbox={"color": "white", "alpha": 0.7, "pad": 0.6})
+            _name_regions(axis, mask, classes, mask.size * (0.01 if wide else 0.03))
     for axis, name in zip(axes[0], parts, strict=True):
         axis.set(**{"title" if wide else "ylabel": name})
     handles = [Patch(color=LAND(c), label=f"{short_name(name)}  {name}") for c, name in enumerate(classes)]
@@ -48,15 +54,23 @@ def segmentations(images, masks, classes, title="", scale=1.5, wide=False):
     first, *others = masks
     shares = [", ".join(f"{name} {np.mean(masks[name][i] == masks[first][i]):.0%}" for name in others)
               for i in range(n)]
-    agree = f"; how many pixels agree with it, scene by scene: {'; '.join(shares)}" if others else "."
-    picture.alt += f"{n} scene{'s' * (n > 1)}, with each its {first} as colored regions{agree}"
+    agree = f"; how many pixels agree with it, scene by scene: {'; '.join(shares)}" if others else ""
+    picture.alt += f"{n} scene{'s' * (n > 1)}, with each its {first} as colored regions{agree}."
     return picture
 
 
 def land_use(image, masks, classes, title=""):
-    """A large image (3, H, W) and beside it each of `masks` {name: int64 (H, W)} as colored regions."""
+    """A large image (3, H, W) and beside it each of `masks` {name: int64 (H, W)} as colored regions.
+
+    The regions of the first mask are outlined and named on the image too.
+    """
     masks = {name: as_array(mask)[None] for name, mask in masks.items()}
-    return segmentations([image], masks, classes, title, scale=3.2, wide=True)
+    picture, first = segmentations([image], masks, classes, title, scale=3.2, wide=True), next(iter(masks))
+    for c in np.unique(masks[first]):
+        picture.axes[0].contour(masks[first][0] == c, [0.5], colors="white", linewidths=0.8)
+    _name_regions(picture.axes[0], masks[first][0], classes, masks[first].size * 0.01)
+    picture.alt += f" On the scene, the regions of the {first} are outlined and named."
+    return picture
 
 
 def _box(axis, box, color, words, **style):
