@@ -150,7 +150,7 @@ def test_curves_draw_each_line_with_its_own_color_and_dash():
 def test_charts_draw_and_write_their_numbers():
     [axis], alt = read(plotting.bars(["Forest", "River"], torch.tensor([0.25, 1.0]), "Tiles", "accuracy"))
     assert [bar.get_width() for bar in axis.patches] == [0.25, 1] and texts(axis) == ["25.0%", "100.0%"]
-    assert axis.yaxis_inverted() and alt.endswith("Forest 25.0%, River 100.0%")
+    assert axis.yaxis_inverted() and alt.endswith("Forest 25.0%; River 100.0%.")
     assert [name.get_text() for name in axis.get_yticklabels()] == ["Forest", "River"]
     (axis, _), alt = read(plotting.heatmap(CELLS[1], "Tiles", rows="pq", columns="xy", numbers=".0f"))
     assert np.array_equal(pixels(axis), CELLS[1]) and texts(axis) == ["3", "2", "1", "-1"]
@@ -159,8 +159,9 @@ def test_charts_draw_and_write_their_numbers():
     (axis, bar), alt = read(plotting.heatmap([[9, 2], [1, 8]], "Tiles", numbers=",d", diagonal=False))
     assert axis.images[0].get_clim() == (1, 2) == bar.get_ylim() and texts(axis) == ["9", "2", "1", "8"]
     assert axis.images[0].get_array().mask.tolist() == [[True, False], [False, True]] and "column 1." in alt
-    [axis], _ = read(plotting.bars("ab", [1, 20], "Tiles", points=[[0.5, 1.5], [20]], limit=30))
-    assert axis.get_xlim() == (0, 30)
+    dots = [torch.tensor([0.5, 1.5]), []]
+    [axis], alt = read(plotting.bars("ab", [1, 20], "Tiles", "m", ".1f", points=dots, limit=30))
+    assert axis.get_xlim() == (0, 30) and alt.endswith("a 1.0 (0.5 to 1.5); b 20.0.")
     assert axis.lines[0].get_xydata().tolist() == [[0.5, 0], [1.5, 0]]
     (curve, _), alt = read(plotting.reliability([0, 4], [np.nan, 0.75], [np.nan, 0.5], "Tiles"))
     assert curve.lines[1].get_xydata()[1].tolist() == [0.75, 0.5] and alt.endswith("m: 75% sure, 50% right")

@@ -53,8 +53,9 @@ def bars(names, values, title="", xlabel="", numbers=".1%", limit=None, points=N
     axis.set_yticks(range(len(values)), names, fontsize=8)
     axis.set(xlabel=xlabel, xlim=(min(0, np.nanmin(values)), limit or np.nanmax(values) * 1.15 or 1))
     axis.invert_yaxis()
-    facts = [f"{name} {value}" for name, value in zip(names, written, strict=True)]
-    picture.alt += f"Bars of {xlabel}: {', '.join(facts)}"
+    spans = [f" ({min(some):{numbers}} to {max(some):{numbers}})" if len(some) else "" for some in points]
+    facts = [f"{name} {value}{span}" for name, value, span in zip(names, written, spans, strict=True)]
+    picture.alt += f"Bars of {xlabel}: {'; '.join(facts)}."
     return picture
 
 
