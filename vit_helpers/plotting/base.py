@@ -38,7 +38,7 @@ def new_picture(title, figsize, rows=1, columns=1, used=None):
     """A picture, its alt text begun, and its axes (rows, columns), hidden from number `used` on."""
     picture = Picture(layout="constrained", figsize=figsize)
     picture.suptitle(title, fontsize=11, in_layout=bool(title))
-    picture.alt = f"{title}. "
+    picture.alt = f"{title}. ".replace("\n", " ")
     axes = picture.subplots(rows, columns, squeeze=False)
     for axis in () if used is None else axes.flat[used:]:
         axis.axis("off")
