@@ -135,10 +135,10 @@ def learning_rate(trial):
 
 
 def rivals(trial):
-    """ViT and CNN, both with AdamW and Muon at the best of four rates, found with another seed; 2 epochs."""
+    """ViT and CNN, both with AdamW and Muon, at the best rate by a seed of its own; two epochs."""
     search = Trial(trial.train, trial.judged, [100])
     for name, network in (("ViT", VisionTransformer), ("CNN", SmallCNN)):
-        for optimizer, setting, rates in (("adamw", "learning_rate", (1e-3, 2e-3, 4e-3, 8e-3)),
+        for optimizer, setting, rates in (("adamw", "learning_rate", (2.5e-4, 5e-4, 1e-3, 2e-3, 4e-3, 8e-3)),
                                           ("muon", "muon_learning_rate", (0.006, 0.012, 0.024, 0.048))):
             tried = {}
             for rate in rates:
@@ -153,13 +153,16 @@ def rivals(trial):
 
 def images(trial):
     """100 to 21,600 training images, ViT against a CNN of its size, equally many steps; on the test tiles."""
+    cnn = replace(WHOLE, learning_rate=1e-3)         # each at its best rate by `rivals`
     steps = 2 * math.ceil(len(trial.train) / GOOD.batch_size)
     for n in (100, 300, 1000, 3000, 10_000, len(trial.train)):
         part = trial.train.subset(n) if n < len(trial.train) else trial.train
         epochs = round(steps / math.ceil(n / GOOD.batch_size))
         for name, network, recipe in (("ViT", VisionTransformer, WHOLE),
-                                      ("CNN", SmallCNN, replace(WHOLE, optimizer="adamw"))):
-            yield {"model": name, "images": n, "epochs": epochs, **trial(recipe, epochs, part, network)}
+                                      ("CNN", SmallCNN, replace(cnn, optimizer="adamw")),
+                                      ("CNN", SmallCNN, replace(WHOLE, muon_learning_rate=0.024))):
+            yield {"model": name, "optimizer": recipe.optimizer, "images": n, "epochs": epochs,
+                   **trial(recipe, epochs, part, network)}
 
 
 def places(trial):
