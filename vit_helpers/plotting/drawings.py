@@ -1,4 +1,4 @@
-"""Drawings that explain: the model, its encoder block, attention, and what happens to axes and pixels."""
+"""Drawings that explain: the model, what happens to axes, and the parts that lessons draw their own from."""
 
 from itertools import pairwise
 from math import prod
@@ -6,7 +6,7 @@ from math import prod
 import numpy as np
 from matplotlib.patches import Rectangle
 
-from .base import COLORS, as_pixels, new_picture
+from .base import as_pixels, new_picture
 
 PALE = BLUE, ORANGE, GREEN, PINK, GRAY = "#cfdcec", "#f8dfc0", "#cbe6dc", "#ecd0e3", "#e0e0e0"
 
@@ -68,54 +68,6 @@ def block_diagram(image, title, pool="mean"):
     style = {"color": "white", "linewidth": 1.5, "zorder": 4}
     axis.hlines(0.95 + np.arange(1, 8) / 8, x[1] - 0.5, x[1] + 0.5, **style)
     axis.vlines(x[1] - 0.5 + np.arange(1, 8) / 8, 0.95, 1.95, **style)
-    return picture
-
-
-def residual_stream(title, pre_norm=True):
-    """An encoder block as a stream (64, 128) with two branches; pre_norm=False: norms on the stream."""
-    picture, axis = canvas(title, 9.4, 2.2)
-    axis.plot([0.2, 9.1], [0.6, 0.6], color=COLORS[0], linewidth=6, alpha=0.4)
-    arrow(axis, (9.0, 0.6), (9.35, 0.6))
-    write(axis, 0.6, 0.25, "64 x 128")
-    picture.alt += "A stream of 64 x 128 numbers, to which two branches are added."
-    for x, name, words, color in ((1.1, "attention", "attention\ntokens exchange", ORANGE),
-                                  (5.1, "MLP", "MLP\n128 → 256 → 128", GREEN)):
-        formula = f"x + {name}(norm(x))" if pre_norm else f"norm(x + {name}(x))"
-        arrow(axis, (x, 0.6), (x, 1.6), (x + 3, 1.6), (x + 3, 0.75))
-        branch, norm = (x + 2.0, (x + 0.7, 1.6)) if pre_norm else (x + 1.5, (x + 3.55, 0.6))
-        block(axis, branch, 1.6, words, color, 1.3, 0.6)
-        block(axis, *norm, "norm", GRAY, 0.6, 0.4)
-        axis.plot(x + 3, 0.6, "o", color="white", markeredgecolor="black", markersize=15)
-        write(axis, x + 3, 0.6, "+", 12)
-        write(axis, x + 3, 0.2, formula)
-        picture.alt += f" {words}: {formula}.".replace("\n", ", ")
-    return picture
-
-
-def attention_flow(title):
-    """Tokens (64, 128), one head's queries, keys and values (64, 32), its weights (64, 64), the mixtures."""
-    n, wide, narrow = (0.3 + 0.55 * (size / 128) ** 0.5 for size in (64, 128, 32))
-    picture, axis = canvas(title, 10.2, 3.7)
-    for x, y, words, color, width, shape in (
-            (0.75, 1.9, "tokens", BLUE, wide, "64 x 128"), (2.6, 3.1, "Q", ORANGE, narrow, "64 x 32"),
-            (2.6, 1.9, "K", GREEN, narrow, "64 x 32"), (2.6, 0.7, "V", PINK, narrow, "64 x 32"),
-            (4.5, 2.5, "scores", GRAY, n, "64 x 64"), (8.1, 1.5, "mix", PINK, narrow, "64 x 32"),
-            (6.6, 2.5, "weights", GRAY, n, "64 x 64, rows sum to 1"),
-            (9.6, 1.5, "heads: 4\nside by side", PINK, wide, "64 x 128")):
-        block(axis, x, y, words, color, width, n, shape)
-        picture.alt += f"{words}: {shape}. ".replace("\n", " ")
-    right, mix = 2.6 + narrow / 2, 8.1 - narrow / 2
-    for y in (3.1, 1.9, 0.7):
-        arrow(axis, (0.75 + wide / 2, 1.9), (2.6 - narrow / 2, y))
-    for *points, (x, y, words) in (
-            [(right, 3.1), (4.5 - n / 2, 2.5), (1.4, 2.7, "times a matrix\n128 x 32 each")],
-            [(right, 1.9), (4.5 - n / 2, 2.5), (3.9, 3.0, "Q Kᵀ: every query\nwith every key")],
-            [(4.5 + n / 2, 2.5), (6.6 - n / 2, 2.5), (5.5, 2.55, "divide by √32,\nsoftmax of each row")],
-            [(6.6 + n / 2, 2.5), (mix, 1.6), (7.5, 2.2, "times V")],
-            [(right, 0.7), (7.0, 0.7), (mix, 1.4), (5, 0.75, "each token takes a share of every value")],
-            [(8.1 + narrow / 2, 1.5), (9.6 - wide / 2, 1.5), (0, 0, "")]):
-        arrow(axis, *points)
-        write(axis, x, y, words, 7, "bottom")
     return picture
 
 
