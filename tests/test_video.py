@@ -52,7 +52,7 @@ def test_motions_are_equally_probable_and_shuffled_films_are_never_in_order(full
     assert in_order[motions < 8].any() and not in_order[motions == 8].any() and motions.bincount().min() > 25
 
 
-@pytest.mark.parametrize("attention", ["joint", "factorised"])
+@pytest.mark.parametrize("attention", ["joint", "factorized"])
 def test_nothing_in_the_encoder_changed_and_time_is_all_that_is_added(attention):
     encoder, images = VisionTransformer(32, 8, 6, **GOOD.model).eval(), torch.ones(2, 6, 32, 32)
     attributes, logits = set(vars(encoder)), encoder(images)

@@ -1,4 +1,4 @@
-"""A video classifier: the encoder reads tubelets, short runs of frames, by joint or factorised attention."""
+"""A video classifier: the encoder reads tubelets, short runs of frames, by joint or factorized attention."""
 
 import torch
 from torch import nn
@@ -9,14 +9,14 @@ class VideoClassifier(nn.Module):
 
     A tubelet is a patch over `tubelet` frames, embedded like a patch of an image with all their channels: the
     encoder is a VisionTransformer with in_channels = C * tubelet, pool="mean". Each of T' = T / tubelet steps
-    adds a position in time. attention="joint": all T' * N tokens attend to each other. "factorised" (spelled
-    as in the paper): blocks 0, 2, ... attend within each step, blocks 1, 3, ... along them, each place by
-    itself; the parameters are the same. Raises ValueError for clips of another length.
+    adds a position in time. attention="joint": all T' * N tokens attend to each other. "factorized":
+    blocks 0, 2, ... attend within each step, blocks 1, 3, ... along them, each place by itself; the
+    parameters are the same. Raises ValueError for clips of another length.
     """
 
     def __init__(self, encoder, frames=8, tubelet=2, attention="joint"):
         super().__init__()
-        assert attention in ("joint", "factorised"), f"attention={attention!r} is not 'joint' or 'factorised'"
+        assert attention in ("joint", "factorized"), f"attention={attention!r} is not 'joint' or 'factorized'"
         assert encoder.pool == "mean", f"pool={encoder.pool!r}: a clip has no CLS token; choose pool='mean'"
         assert frames % tubelet == 0, f"{frames} frames cannot be cut into tubelets of {tubelet}"
         self.encoder, self.tubelet, self.attention = encoder, tubelet, attention
