@@ -19,7 +19,7 @@ SHOWN = {                                            # lesson: phrases of the ou
     "13_segmentation": ["mean IoU", "sliding classifier", "sliding segmenter"],
     "14_detection": ["class and place"],
     "15_video": ["one frame"],
-    "16_generation": ["labels, from scratch", "judge on real", "recognized"],
+    "16_generation": [" 50 labels, from scratch", "100 labels, from scratch", "judge on real", "recognized"],
 }
 OF_WEIGHTS = ("name", "data", "epochs", "steps", "seed", "test_accuracy", "test_accuracy_8_views", "loss",
               "seconds", "command")
