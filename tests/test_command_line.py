@@ -136,3 +136,34 @@ def test_predict_answers_for_each_picture_and_goes_on_after_a_bad_one(run, monke
     assert code == 2 and printed.splitlines()[0] == f"{good}: {predict(tile, 'synthetic')}"
     assert printed.endswith("map.png\n") and Image.open(drawn).format == "PNG"
     assert len(complaints.splitlines()) == 1 and "bad.png cannot be read" in complaints
+
+
+@pytest.mark.parametrize("int8", [False, True])
+def test_export_writes_a_file_that_answers_as_predict_does(run, monkeypatch, tmp_path, int8):
+    """In about ten lines without PyTorch, with what the file itself says."""
+    runtime = pytest.importorskip("onnxruntime")
+    monkeypatch.undo()                                       # the shipped weights
+    tiles, out = torch.from_numpy(synthetic_tiles(6)[0]), tmp_path / "out" / "ü.onnx"
+    code, printed, complaints = run("export", "--name", "synthetic", "--out", out, *["--int8"] * int8)
+    assert code == 0 and printed == f"{out}: {0.8 if int8 else 2.5} MB\n" and complaints == ""
+    assert [*out.parent.iterdir()] == [out]
+    session = runtime.InferenceSession(out.read_bytes(), providers=["CPUExecutionProvider"])
+    known = {key: json.loads(value) for key, value in session.get_modelmeta().custom_metadata_map.items()
+             if key != "onnx.infer"}
+    assert tiles.shape[2:] == tuple(known["size"])
+    images = ((tiles.numpy() / known["white"] - known["mean"]) / known["std"]).astype(np.float32)
+    found = session.run(["probabilities"], {"images": images})[0]
+    predictions = [predict(tile, "synthetic") for tile in tiles]
+    assert known["classes"] == list(predictions[0].classes)
+    wanted = np.stack([prediction.probabilities.numpy() for prediction in predictions])
+    np.testing.assert_allclose(found, wanted, atol=0.05 if int8 else 1e-4)
+
+
+def test_export_says_what_is_missing(run, monkeypatch, tmp_path):
+    monkeypatch.undo()
+    monkeypatch.setattr("vit_helpers.exporting.find_spec", lambda name: None)
+    code, printed, complaints = run("export", "--name", "synthetic", "--out", tmp_path / "x.onnx")
+    assert code == 2 and printed == "" and not [*tmp_path.iterdir()]
+    assert complaints == "error: ONNX files need onnx and onnxscript; run: pip install onnx onnxscript\n"
+    code, _, complaints = run("export", "--weights", "mine.onnx")
+    assert code == 2 and complaints.startswith("error: no shipped weights are named 'mine.onnx'; choose")

@@ -1,7 +1,7 @@
 """The command line: `train` makes weights (also under torchrun), `evaluate` judges, `predict` uses them.
 
-`publish` writes the address of a copy of the course into it, `grade` reads what the checkers said in
-notebooks.
+`export` writes them as an ONNX file, which needs no PyTorch. `publish` writes the address of a copy of the
+course into it, `grade` reads what the checkers said in notebooks.
 """
 
 import argparse
@@ -112,6 +112,16 @@ def answer(args):
     return 2 if problems else 0
 
 
+def export(args):
+    """Write trained weights as an ONNX file, with classes and normalization in its metadata."""
+    from .exporting import export_onnx  # here, as with pictures
+
+    out = Path(args.out or Path(args.weights).stem + ".onnx")
+    export_onnx(load_pretrained(args.weights), out, pretrained_facts(args.weights), args.int8)
+    print(f"{out}: {out.stat().st_size / 1e6:.1f} MB")
+    return 0
+
+
 def grade(args):
     """Say which exercises are right in notebooks that were handed in, by their stored outputs."""
     problems = 0
@@ -169,6 +179,10 @@ def main():
     option("image", nargs="+", metavar="IMAGE", help="an image file of any size; its middle square is taken")
     option("--weights", "--name", default="eurosat", help="shipped ones, or a file such as weights/mine.pt")
     option("--map", metavar="OUT.png", help="write each picture with where the model reads its class")
+    option = add("export", export)
+    option("--weights", "--name", default="eurosat", help="shipped ones, or a file such as weights/mine.pt")
+    option("--out", metavar="FILE.onnx", help="default: the name of the weights, here")
+    option("--int8", action="store_true", help="matrices in eight bits: a third of the size")
     add("grade", grade)("notebook", nargs="+", metavar="NOTEBOOK", help="of students, run and saved by them")
     option = add("publish", give_address)
     option("url", help='https://github.com/OWNER/REPO, another https repository, or "" for none')
@@ -177,7 +191,7 @@ def main():
     try:
         with process_group():
             return args.run(args)
-    except (ValueError, OSError, FloatingPointError) as problem:
+    except (ValueError, OSError, ImportError, FloatingPointError) as problem:
         print(f"error: {problem}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
