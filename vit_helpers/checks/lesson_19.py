@@ -1,4 +1,4 @@
-"""Exercises of lesson 18: a loss with weights, Wilson's interval, int8 by rows, folds by place."""
+"""Exercises of lesson 19: a loss with weights, Wilson's interval, int8 by rows, folds by place."""
 
 from collections import Counter
 
