@@ -144,7 +144,7 @@ QUOTED = {                                           # lesson: numbers that none
     "11": {"98.5%": "AiTLAS arena"},
     "08": {"84.9%": "RESULTS.md, without bf16 units", "96.8%": "the same"},
     "12": {"1.3 million": "Russakovsky et al. 2015, ImageNet"},
-    "17": {"14.2 million": "Ridnik et al. 2021", "21,841": "the same", "1,979": "NVIDIA's data sheet"},
+    "18": {"14.2 million": "Ridnik et al. 2021", "21,841": "the same"},
 }
 
 

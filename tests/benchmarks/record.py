@@ -22,7 +22,7 @@ from vit_helpers.pretrained import MEASURED
 from vit_helpers.runtime import atomic_write
 
 OTHERS = Path(__file__).with_name("measurements.json")
-IN_LESSONS = ("learning_rate", "walk", "patch_size", "positions", "optimizers", "rivals", "images",
+IN_LESSONS = ("learning_rate", "walk", "patch_size", "positions", "optimizers", "rivals", "images", "compute",
               "places", "race", "best-eurosat")
 
 

@@ -1,9 +1,9 @@
-"""What matters: the measurements that lesson 11 plots, judged on a validation part of the training tiles.
+"""What matters: the measurements that lessons 11 and 17 plot, judged on a part of the training tiles.
 
     python tests/benchmarks/what_matters.py STUDY [--seeds 0 1 2] [--source eurosat] [--out FILE.json]
 
-STUDY is one of: walk, patch_size, positions, optimizers, learning_rate, rivals, images, places. The result
-goes to vit_helpers/measured.json where a lesson plots it, else to measurements.json. Only `images` and
+STUDY is one of: walk, patch_size, positions, optimizers, learning_rate, rivals, compute, images, places. The
+result goes to vit_helpers/measured.json where a lesson plots it, else to measurements.json. Only `images` and
 `places` report on test tiles; nothing is chosen by them. The seed sets first weights, order and augmentation.
 """
 
@@ -15,6 +15,8 @@ from time import perf_counter
 import torch
 from record import make_parser, peak_memory, record
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from vit_helpers import GOOD, PLAIN, RECIPES, VisionTransformer, evaluate, fit, load_tiles
 
@@ -49,16 +51,18 @@ class Trial:
         self.train, self.judged, self.seeds = train, judged, seeds
 
     def __call__(self, recipe, epochs=2, train=None, network=VisionTransformer, **changes):
-        """Accuracies (0 to 1) and median seconds of training; the histories are in `self.histories`."""
+        """Accuracies (0 to 1) and median seconds of training; more in `self.histories` and `self.losses`."""
         arguments = {**recipe.model, **changes} if network is VisionTransformer else {}
-        accuracies, times, self.histories = [], [], []
+        accuracies, times, self.histories, self.losses = [], [], [], []
         for seed in self.seeds:
             torch.manual_seed(seed)
             model = network(**arguments)
             started = perf_counter()
             self.histories.append(fit(model, train or self.train, epochs=epochs, recipe=recipe, seed=seed))
             times.append(perf_counter() - started)
-            accuracies.append(round(evaluate(model, self.judged).accuracy, 4))
+            found = evaluate(model, self.judged)
+            accuracies.append(round(found.accuracy, 4))
+            self.losses.append(round(found.loss, 4))
         return {"accuracy": accuracies, "seconds": round(statistics.median(times), 1)}
 
 
@@ -151,6 +155,24 @@ def rivals(trial):
                    **trial(recipe, network=network)}
 
 
+def compute(trial):
+    """Loss on the validation tiles over the operations of training: 3 widths, 1/8 to 1 epoch, all patches.
+
+    The operations are those of PyTorch's FlopCounterMode for the forward and backward pass of one tile, with
+    attention in its explicit form, times all tiles; what the optimizer computes is not counted.
+    """
+    for width in (32, 64, 128):                      # heads of 32 numbers in each
+        model = {"embed_dim": width, "mlp_dim": 2 * width, "num_heads": width // 32}
+        one = VisionTransformer(**{**WHOLE.model, **model})
+        with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+            one(torch.zeros(1, 3, 64, 64)).sum().backward()
+        for epochs in (0.125, 0.25, 0.5, 1):
+            row = trial(WHOLE, epochs, **model)
+            yield {"width": width, "parameters": sum(p.numel() for p in one.parameters()), "epochs": epochs,
+                   "billion_operations": round(counter.get_total_flops() * epochs * len(trial.train) / 1e9),
+                   "loss": round(statistics.mean(trial.losses), 4), "losses": trial.losses, **row}
+
+
 def images(trial):
     """100 to 21,600 training images, ViT against a CNN of its size, equally many steps; on the test tiles."""
     cnn = replace(WHOLE, learning_rate=1e-3)         # each at its best rate by `rivals`
@@ -179,7 +201,8 @@ def places(trial):
 
 def main():
     studies = {study.__name__: study
-               for study in (walk, patch_size, positions, optimizers, learning_rate, rivals, images, places)}
+               for study in (walk, patch_size, positions, optimizers, learning_rate, rivals, compute, images,
+                             places)}
     parser = make_parser(__doc__)
     parser.add_argument("study", choices=studies)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])

@@ -1,8 +1,6 @@
-"""Exercises of lesson 17: memory of attention weights, days on a GPU, checkpoints, what each worker sends."""
+"""Exercises of lesson 17: memory of attention weights, checkpoints, weights as whole numbers."""
 
 import torch
-import torch.nn.functional as F
-from torch import nn
 
 from .base import exercise
 
@@ -34,37 +32,6 @@ def weights_bytes(height, width, patch_size, batch_size, num_heads, depth):
     return counted(height, width, patch_size, batch_size, num_heads, depth)
 
 
-def days(multiply_adds, images, epochs, peak, share, checkpoints=False, operations=2, passes=(3, 4),
-         seconds=86_400):
-    return operations * multiply_adds * passes[checkpoints] * images * epochs / (peak * share) / seconds
-
-
-@exercise(
-    cases=lambda: [(1e9, 8.64e6, 1, 1e12, 0.6, False), (17.6e9, 14.2e6, 30, 989e12, 0.4, False),
-                   (4.6e9, 1.28e6, 90, 123e12, 0.3, True)],
-    mistakes={
-        "a multiply-add is two operations, and the peak counts operations.":
-            lambda *case: days(*case, operations=1),
-        "only the forward pass is counted; the backward pass costs two more.":
-            lambda *case: days(*case, passes=(1, 2)),
-        "the backward pass costs as much as two forward passes, not as one: 3 in all.":
-            lambda *case: days(*case, passes=(2, 3)),
-        "checkpoints are left out; with them each layer runs forward once more: 4 passes instead of 3.":
-            lambda *case: days(*case, passes=(3, 3)),
-        "this multiplies by the share; a GPU that reaches less of its peak needs longer, so divide by it.":
-            lambda m, images, epochs, peak, share, checkpoints:
-                days(m, images, epochs, peak, 1 / share, checkpoints),
-        "the share is forgotten; no training reaches the whole peak.":
-            lambda m, images, epochs, peak, share, checkpoints: days(m, images, epochs, peak, 1, checkpoints),
-        "these are seconds; a day has 86,400 of them.": lambda *case: days(*case, seconds=1),
-        "these are hours; a day has 24 of them.": lambda *case: days(*case, seconds=3600),
-        "this is one epoch; multiply by their number.":
-            lambda m, images, epochs, peak, share, checkpoints: days(m, images, 1, peak, share, checkpoints),
-    })
-def gpu_days(multiply_adds, images, epochs, peak, share, checkpoints=False):
-    return days(multiply_adds, images, epochs, peak, share, checkpoints)
-
-
 def least(layers, inside, entering, segments=lambda layers, n: -(-layers // n), working=lambda layers, n: n,
           longer=False, lengths=lambda layers: range(1, layers + 1)):
     options = [(entering * segments(layers, n) + inside * working(layers, n), -n if longer else n)
@@ -94,52 +61,47 @@ def best_segment(layers, inside, entering):
     return least(layers, inside, entering)
 
 
-def mirrored(position, batch_size):
-    return torch.minimum(position, batch_size - 1 - position)
+def largest(weight):
+    return weight.abs().amax(dim=1, keepdim=True)
 
 
-def sent(model, images, labels, workers, owner=lambda position, B, workers: mirrored(position, B) % workers,
-         weight=lambda n, B, workers: n / B, clear=True):
-    rows, total = [], 0
-    for worker in range(workers):
-        mine = owner(torch.arange(len(images)), len(images), workers) == worker
-        loss = F.cross_entropy(model(images[mine]), labels[mine])
-        loss = loss * weight(int(mine.sum()), len(images), workers)
-        gradient = torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(model.parameters()))])
-        total = total + gradient
-        rows.append(gradient if clear else total)
-    return torch.stack(rows)
+def whole(weight, bits, size=largest, most=lambda bits: 2 ** (bits - 1) - 1, cut=torch.round, zero=1.0):
+    scale = size(weight) / most(bits)
+    scale = torch.where(scale == 0, zero, scale)
+    return cut(weight / scale).nan_to_num().clamp(-128, 127).to(torch.int8), scale
 
 
-def small_batch(B):
-    model = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
-    return model, torch.randn(B, 1, 2, 2), torch.arange(B) % 3
+def some_rows(bits, R, C):
+    weight = torch.randn(R, C) * torch.logspace(-2, 1, R)[:, None]
+    weight[0, 0] = -4.0                              # the largest of its row has a minus
+    weight[R // 2] = 0
+    return weight, bits
 
 
 @exercise(
-    cases=lambda: [(*small_batch(4), 2), (*small_batch(9), 2), (*small_batch(11), 3), (*small_batch(5), 1)],
+    cases=lambda: [(torch.tensor([[0.6, -1.0, 0.2], [0.0, 0.0, 0.0]]), 8), some_rows(8, 5, 7),
+                   some_rows(4, 6, 3), some_rows(2, 3, 4)],
     mistakes={
-        "the gradients are those of each share's mean, so their sum is too large; each counts by its share "
-        "of the images.":
-            lambda *case: sent(*case, weight=lambda n, B, workers: 1),
-        "each worker counts the same; shares differ in size, so a worker with n of the B images "
-        "counts n / B.":
-            lambda *case: sent(*case, weight=lambda n, B, workers: 1 / workers),
-        "the losses of the images are added up, not averaged over the batch: divide by the number "
-        "of all images.":
-            lambda *case: sent(*case, weight=lambda n, B, workers: n),
-        "position i goes to worker i modulo workers, which may separate i from its mirror image, and CutMix "
-        "mixes the two.":
-            lambda *case: sent(*case, owner=lambda position, B, workers: position % workers),
-        "the batch is cut into blocks, first part, second part; position i goes to min(i, B - 1 - "
-        "i) modulo workers.":
-            lambda *case: sent(*case, owner=lambda position, B, workers: position * workers // B),
-        "the mirror image of position i is B - 1 - i, not B - i, as positions start at 0.":
-            lambda *case: sent(
-                *case, owner=lambda position, B, workers: torch.minimum(position, B - position) % workers),
-        "each row still holds the gradients of the workers before it: `backward` adds to what is there. "
-        "Clear it for each worker.":
-            lambda *case: sent(*case, clear=False),
+        "a row of zeros has the scale 0 here, and 0 / 0 is nan; give such a row the scale 1.":
+            lambda *case: whole(*case, zero=0.0),
+        "this is one scale for the whole matrix; each row has its own, dim=1.":
+            lambda *case: whole(*case, size=lambda weight: weight.abs().max().expand(len(weight), 1)),
+        "the scale comes from the largest number with its sign; a large negative weight then does not fit. "
+        "Take the absolute values first.":
+            lambda *case: whole(*case, size=lambda weight: weight.amax(dim=1, keepdim=True)),
+        "the largest weight becomes 2^(bits - 1), one too many: a signed byte ends at 127.":
+            lambda *case: whole(*case, most=lambda bits: 2 ** (bits - 1)),
+        "one bit is the sign, so the largest whole number is 2^(bits - 1) - 1, not 2^bits - 1.":
+            lambda *case: whole(*case, most=lambda bits: 2**bits - 1),
+        "the digits are cut off, since the conversion to int8 rounds towards zero; call round() before it.":
+            lambda *case: whole(*case, cut=torch.trunc),
+        "the scale is upside down: numbers times scale must be about the weight.":
+            lambda weight, bits: (whole(weight, bits)[0], 1 / whole(weight, bits)[1]),
+        "scales and numbers are swapped; the numbers come first.": lambda *case: whole(*case)[::-1],
+        "the scales have the shape (R,); with keepdim=True they are (R, 1), one for each row.":
+            lambda weight, bits: (whole(weight, bits)[0], whole(weight, bits)[1][:, 0]),
+        "the whole numbers are still floats; turn them into torch.int8.":
+            lambda weight, bits: (whole(weight, bits)[0].float(), whole(weight, bits)[1]),
     })
-def gradients_to_send(model, images, labels, workers):
-    return sent(model, images, labels, workers)
+def quantize(weight, bits):
+    return whole(weight, bits)
