@@ -2,23 +2,31 @@
 
     python tests/benchmarks/what_matters.py STUDY [--seeds 0 1 2] [--source eurosat] [--out FILE.json]
 
-STUDY is one of: walk, patch_size, positions, optimizers, learning_rate, rivals, compute, images, places. The
-result goes to vit_helpers/measured.json where a lesson plots it, else to measurements.json. Only `images` and
-`places` report on test tiles; nothing is chosen by them. The seed sets first weights, order and augmentation.
+STUDY is one of: walk, patch_size, positions, optimizers, learning_rate, rivals, compute, images, places,
+todays. The result goes to vit_helpers/measured.json where a lesson plots it, else to measurements.json. Only
+`images` and `places` report on test tiles; nothing is chosen by them. The seed sets first weights, order and
+augmentation.
 """
 
+import json
 import math
+import random
 import statistics
 from dataclasses import replace
-from time import perf_counter
+from functools import partial
+from pathlib import Path
+from time import perf_counter, process_time
 
 import torch
+import torch.nn.functional as F
 from record import make_parser, peak_memory, record
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from vit_helpers import GOOD, PLAIN, RECIPES, VisionTransformer, evaluate, fit, load_tiles
+import vit_helpers
+from vit_helpers import GOOD, PLAIN, QUICK, RECIPES, Tiles, VisionTransformer, evaluate, fit, load_tiles
+from vit_helpers.recipes import make_optimizers
 
 WHOLE = replace(GOOD, keep_tokens=1.0, keep_until=0.0)             # the good recipe without dropping patches
 
@@ -51,15 +59,18 @@ class Trial:
         self.train, self.judged, self.seeds = train, judged, seeds
 
     def __call__(self, recipe, epochs=2, train=None, network=VisionTransformer, **changes):
-        """Accuracies (0 to 1) and median seconds of training; more in `self.histories` and `self.losses`."""
+        """Accuracies (0 to 1), median seconds; also `histories`, `losses`, `models`, `cpu_seconds`."""
         arguments = {**recipe.model, **changes} if network is VisionTransformer else {}
         accuracies, times, self.histories, self.losses = [], [], [], []
+        self.models, self.cpu_seconds = [], []
         for seed in self.seeds:
             torch.manual_seed(seed)
             model = network(**arguments)
-            started = perf_counter()
+            started, cpu = perf_counter(), process_time()
             self.histories.append(fit(model, train or self.train, epochs=epochs, recipe=recipe, seed=seed))
             times.append(perf_counter() - started)
+            self.cpu_seconds.append(process_time() - cpu)
+            self.models.append(model)
             found = evaluate(model, self.judged)
             accuracies.append(round(found.accuracy, 4))
             self.losses.append(round(found.loss, 4))
@@ -199,10 +210,99 @@ def places(trial):
         yield {"recipe": name, "epochs": epochs, "split": split, **row}
 
 
+def lesson_20():
+    """What lesson 20 defines, by name: the very class that grows there."""
+    path = Path(__file__).parents[2] / "notebooks" / "20_todays_vits.ipynb"
+    space = {"math": math, "partial": partial, "torch": torch, "nn": nn, "F": F, "vit_helpers": vit_helpers}
+    for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+        text = "".join(cell["source"])
+        if "exercise" not in cell["metadata"].get("tags", []) and text.startswith(("class ", "def rot")):
+            exec(compile(text, path.name, "exec"), space)
+    return space
+
+
+def of_size(tiles, size, mirrored):
+    """Tiles of `size` pixels: with mirrored ground around what they show, or the same ground enlarged."""
+    images = tiles.images.float()
+    margin = (size - images.shape[-1]) // 2
+    images = F.pad(images, (margin,) * 4, mode="reflect") if mirrored else F.interpolate(
+        images, (size, size), mode="bicubic", antialias=True)
+    return Tiles(images.round().clamp(0, 255).to(torch.uint8), tiles.labels)
+
+
+def times_as_long(models, images, recipe, rounds=15):
+    """How long a training step of each of {name: model} takes, as a multiple of the first one's."""
+    seconds = {name: [] for name in models}
+    optimizers = {name: make_optimizers(model, recipe) for name, model in models.items()}
+    for i in range(rounds + 1):                      # in turn, and the first round only warms up
+        for name in random.sample(list(models), len(models)):
+            started = process_time()                 # of the processor: what else runs there does not count
+            with torch.autocast("cpu", torch.bfloat16, vit_helpers.has_fast_bf16(torch.device("cpu"))):
+                loss = models[name](images).float().square().sum()
+            loss.backward()
+            for optimizer in optimizers[name]:
+                optimizer.step()
+            seconds[name] += [process_time() - started] * (i > 0)
+    first = next(iter(seconds.values()))
+    return {name: statistics.median(b / a for a, b in zip(first, each, strict=True))
+            for name, each in seconds.items()}
+
+
+def todays(trial):
+    """One change of lesson 20 at a time, as many steps as fit into the first row's time.
+
+    Positions are also judged at 96 and 128 pixels, on 1,000 of the tiles: with mirrored margins and enlarged.
+    """
+    space = lesson_20()
+    changes = {                                      # name: arguments of the lesson's class
+        "as in 2021": {}, "sine-cosine": {}, "no positions": {"positions": "none"},
+        "rotary": {"positions": "rotary"}, "4 registers": {"registers": 4},
+        "LayerScale from 1e-5": {"layer_scale": 1e-5}, "LayerScale from 0.1": {"layer_scale": 0.1},
+        "QK-norm": {"qk_norm": partial(nn.LayerNorm, eps=1e-6)}, "RMSNorm": {"norm": space["RMSNorm"]},
+        "SwiGLU": {"mlp": space["SwiGLU"], "mlp_dim": 176},
+        "all of them": {"positions": "rotary", "registers": 4, "layer_scale": 0.1, "norm": space["RMSNorm"],
+                        "qk_norm": space["RMSNorm"], "mlp": space["SwiGLU"], "mlp_dim": 176},
+    }
+
+    def make(name):
+        model = space["ViT"](cls=False, **changes[name])
+        if name == "sine-cosine":                    # a table that is not learned
+            table = vit_helpers.sincos_positions(model.grid, 128)
+            model.pos_embed = nn.Parameter(table[None], requires_grad=False)
+        return model
+
+    recipe = replace(QUICK, keep_tokens=1.0, keep_until=0.0)
+    some = trial.judged.subset(1000)
+    images = vit_helpers.normalize(trial.train.images[:recipe.batch_size])
+    longer = times_as_long({name: make(name) for name in changes}, images, recipe)
+    for name in changes:
+        row = {"change": name, "step": round(longer[name], 3), "epochs": round(0.5 / longer[name], 3)}
+        found, sizes = trial(recipe, row["epochs"], network=partial(make, name)), {}
+        if name in ("as in 2021", "sine-cosine", "no positions", "rotary"):
+            for model in trial.models:
+                for key, accuracy in at_sizes(model, some).items():
+                    sizes.setdefault(key, []).append(round(accuracy, 4))
+        found["seconds"] = round(statistics.median(trial.cpu_seconds), 1)
+        yield {**row, **found, **sizes}
+
+
+def at_sizes(model, tiles):
+    """Accuracy by size, kind of larger tile, and whether positions are stretched or go on beyond the edge."""
+    found = {"accuracy at 64": evaluate(model, tiles).accuracy}
+    for size in (96, 128):
+        for kind in ("mirrored", "enlarged"):
+            larger = of_size(tiles, size, kind == "mirrored")
+            found[f"accuracy at {size}, {kind}"] = evaluate(model, larger).accuracy
+            if model.positions == "rotary":
+                model.unit = model.grid              # angles go on at the step they had in training
+                found[f"accuracy at {size}, {kind}, going on"] = evaluate(model, larger).accuracy
+                model.unit = None
+    return found
+
+
 def main():
-    studies = {study.__name__: study
-               for study in (walk, patch_size, positions, optimizers, learning_rate, rivals, compute, images,
-                             places)}
+    studies = {study.__name__: study for study in (walk, patch_size, positions, optimizers, learning_rate,
+                                                   rivals, compute, images, places, todays)}
     parser = make_parser(__doc__)
     parser.add_argument("study", choices=studies)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
