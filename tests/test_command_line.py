@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 from unittest.mock import Mock
@@ -94,9 +93,13 @@ def test_a_folder_of_pictures_is_learned_from_judged_and_used_as_the_readme_says
 
 def test_ctrl_c_ends_the_command_without_weights_and_it_goes_on_when_called_again(run, monkeypatch, tmp_path):
     words = ("train", "--source", "synthetic", "--epochs", 2, "--checkpoint", tmp_path / "run.pt")
-    with monkeypatch.context() as patch:                     # Ctrl-C, after the first epoch is stored
-        patch.setattr(training, "save_checkpoint", lambda path, **state: (
-            save_checkpoint(path, **state), signal.raise_signal(signal.SIGINT)))
+
+    def save_and_press_ctrl_c(path, **state):                # no signal: xdist's workers ignore SIGINT
+        save_checkpoint(path, **state)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "save_checkpoint", save_and_press_ctrl_c)
         code, printed, complaints = run(*words)
     done = torch.load(tmp_path / "run.pt")["history"]
     assert code == 130 and "model and history are usable" in printed and not complaints
