@@ -36,5 +36,7 @@ def export_onnx(model, file, facts, int8=False):
             from onnxruntime.quantization import quantize_dynamic  # here, since few need it
 
             logging.disable(logging.WARNING)             # it advises a step that changes nothing here
-            quantize_dynamic(temporary, temporary)
-            logging.disable(logging.NOTSET)
+            try:
+                quantize_dynamic(temporary, temporary)
+            finally:
+                logging.disable(logging.NOTSET)
