@@ -43,6 +43,9 @@ def test_tiles_are_a_dataset(few):
     assert len(few) == len(list(few)) == 60 and type(label) is int and label == 3    # few[60]: IndexError
     assert torch.equal(image, normalize(few.images[13])) and torch.equal(few[-47][0], image)
     assert few.classes == CLASSES and "60" in repr(few) and few.size == (8, 8)
+    for chosen in (slice(None, None, 2), [3, 0], few.labels == 1):       # a batch
+        images, labels = few[chosen]
+        assert torch.equal(images, normalize(few.images[chosen])) and torch.equal(labels, few.labels[chosen])
     tiles = Tiles(np.zeros((2, 3, 4, 6), np.uint8), np.array([0, 1], np.uint8), classes=("a", "b"))
     assert tiles.labels.dtype == torch.int64 and tiles[1][0].shape == (3, 4, 6)
     with pytest.raises(ValueError, match="whole numbers"):
@@ -70,7 +73,7 @@ def test_split_is_disjoint_complete_stratified_and_the_same_on_every_machine():
     assert (len(test), test[:8], test[-3:], sum(test)) == (
         5400, [9, 10, 14, 15, 22, 23, 30, 33], [26991, 26993, 26994], 72898138)
     assert black(LABELS).split(seed=1)[1].index.tolist() != test
-    with pytest.raises(ValueError, match="test_fraction=20 leaves nothing"):
+    with pytest.raises(ValueError, match="test_fraction=20 leaves no tile"):
         black(LABELS).split(20)
 
 

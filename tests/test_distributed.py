@@ -20,7 +20,7 @@ import copy, dataclasses, sys, torch
 from unittest.mock import Mock
 from torch.nn.functional import cross_entropy
 from vit_helpers import GOOD, Tiles, VisionTransformer, fit, training
-from vit_helpers.distributed import data_parallel, process_group, rank, world_size
+from vit_helpers.distributed import process_group, rank, world_size
 
 for name in ("batches", "save_checkpoint"):              # they do their work, and write down who called them
     setattr(training, name, Mock(wraps=getattr(training, name)))
@@ -29,7 +29,8 @@ with process_group():
     torch.manual_seed(0)
     model = VisionTransformer(8, 4, 3, 10, 16, 2, 2, 24, dropout=0.0)
     torch.nn.init.normal_(model.head.weight)
-    whole, parallel, mine = copy.deepcopy(model), data_parallel(model), slice(rank(), None, world_size())
+    whole, parallel = copy.deepcopy(model), torch.nn.parallel.DistributedDataParallel(model)
+    mine = slice(rank(), None, world_size())
     images, labels = torch.randn(16, 3, 8, 8), torch.arange(16) % 10
     cross_entropy(whole(images), labels).backward()
     cross_entropy(parallel(images[mine]), labels[mine]).backward()

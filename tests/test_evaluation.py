@@ -1,4 +1,4 @@
-"""Evaluation: every figure on a case small enough for a pencil, and the model is left as it was found."""
+"""Evaluation: figures on a case small enough for a pencil; lesson 09 has calibration's."""
 
 import math
 
@@ -49,15 +49,6 @@ def test_figures_by_class_and_their_table_by_hand():
     assert lines[2].split()[1:] == ["66.7%", "66.7%", "0.667", "3"]
     without = Evaluation(torch.eye(3)[:2], torch.arange(2), ("a", "b", "c"))                 # no image of c
     assert all(values[2] == 0 for values in without.per_class.values()) and without.confusion.shape == (3, 3)
-
-
-def test_calibration_by_hand():
-    # Three bins: none below 1/3; 0.5 and 0.6 are both wrong; of 0.7, 0.8, 0.9 and 1 only the last is.
-    count, confidence, accuracy = RESULT.calibration(bins=3)
-    assert count.tolist() == [0, 2, 4]
-    assert confidence.tolist() == pytest.approx([math.nan, 0.55, 0.85], nan_ok=True)
-    assert accuracy.tolist() == pytest.approx([math.nan, 0, 0.75], nan_ok=True)
-    assert RESULT.calibration_error(bins=3) == pytest.approx((2 * 0.55 + 4 * 0.1) / 6, abs=1e-6)
 
 
 @pytest.mark.parametrize("scale", [0.3, 1.0, 4.0])

@@ -1,7 +1,6 @@
 """The model: its parts equal to PyTorch's own, the whole with the properties of a Vision Transformer."""
 
 import itertools
-import math
 
 import pytest
 import torch
@@ -15,8 +14,6 @@ from vit_helpers.patches import patchify, unpatchify
 
 close = dict(atol=1e-5, rtol=1e-4)
 SMALL = dict(img_size=(16, 24), patch_size=8, embed_dim=32, depth=2, num_heads=4, mlp_dim=48, dropout=0.0)
-COMBINATIONS = list(itertools.product(["linear", "conv"], ["learned", "sincos", "none"], ["cls", "mean"]))
-ALL_KINDS = pytest.mark.parametrize(("stem", "positions", "pool"), COMBINATIONS)
 POOLS = pytest.mark.parametrize("pool", ["cls", "mean"])
 
 
@@ -36,37 +33,10 @@ def images_for(model, batch=2):
     return torch.randn(batch, model.config["in_channels"], *model.img_size)
 
 
-def attention_pair(embed_dim=24, num_heads=3):
-    ours = MultiHeadSelfAttention(embed_dim, num_heads)
-    theirs = nn.MultiheadAttention(embed_dim, num_heads, batch_first=True)
-    for linear in (ours.qkv, ours.proj):             # where biases are zero, a lost one would not be seen
-        nn.init.normal_(linear.weight, std=0.3)
-        nn.init.normal_(linear.bias)
-    copies = {"in_proj_weight": ours.qkv.weight, "in_proj_bias": ours.qkv.bias,
-              "out_proj.weight": ours.proj.weight, "out_proj.bias": ours.proj.bias}
-    theirs.load_state_dict({name: value.detach() for name, value in copies.items()})
-    return ours, theirs
-
-
-def test_attention_equals_multihead_attention_with_its_weights_and_gradients():
-    ours, theirs = attention_pair()
-    x = torch.randn(2, 7, 24, requires_grad=True)
-    mixed, weights = ours(x, return_weights=True)
-    reference, reference_weights = theirs(x, x, x, average_attn_weights=False)
-    torch.testing.assert_close(weights, reference_weights, **close)
-    assert weights.shape == (2, 3, 7, 7)
-    pull = torch.randn_like(mixed)
-    parameters = [theirs.in_proj_weight, theirs.in_proj_bias, theirs.out_proj.weight]
-    wanted = torch.autograd.grad(reference, [x, *parameters], pull)
-    for output in (ours(x), mixed):                  # the fused path and the explicit one
-        torch.testing.assert_close(output, reference, **close)
-        found = torch.autograd.grad(output, [x, ours.qkv.weight, ours.qkv.bias, ours.proj.weight], pull)
-        for mine, other in zip(found, wanted, strict=True):
-            torch.testing.assert_close(mine, other, **close)
-
-
 def test_attention_is_fused_except_in_bfloat16_on_a_cpu(monkeypatch):
-    (ours, _), x, calls, fused = attention_pair(), torch.randn(2, 7, 24), [], F.scaled_dot_product_attention
+    """Lesson 05 holds it against nn.MultiheadAttention, test_pretrained.py whole models with gradients."""
+    ours, x, calls = MultiHeadSelfAttention(24, 3), torch.randn(2, 7, 24), []
+    fused = F.scaled_dot_product_attention
     monkeypatch.setattr(F, "scaled_dot_product_attention", lambda *qkv: calls.append(qkv) or fused(*qkv))
     explicit, _ = ours(x, return_weights=True)
     assert len(calls) == 0
@@ -86,16 +56,12 @@ def test_dropout_is_off_in_eval_mode_only():
         assert torch.equal(part.eval()(x), part(x))
 
 
-@pytest.mark.parametrize("patch_size", [4, 8, (2, 8)])
-def test_patch_embedding_equals_unfold_times_matrix(patch_size):
-    images = torch.randn(2, 3, 16, 24)
-    embedding = PatchEmbedding(patch_size, 3, 20)
-    matrix, bias = embedding.proj.weight.reshape(20, -1).T, embedding.proj.bias      # (C*P*P, D), (D,)
-    unfolded = F.unfold(images, patch_size, stride=patch_size).transpose(1, 2)
-    torch.testing.assert_close(embedding(images), unfolded @ matrix + bias, **close)
+@pytest.mark.parametrize("patch_size", [4, (2, 8)])
+def test_patch_embedding_equals_patches_times_matrix_and_lifts_their_detail_to_1(patch_size):
+    images, embedding = 0.12 * torch.randn(4, 3, 64, 64), PatchEmbedding(patch_size, 3, 512)     # as EuroSAT
+    matrix, bias = embedding.proj.weight.reshape(512, -1).T, embedding.proj.bias     # (C*P*P, D), (D,)
     torch.testing.assert_close(embedding(images), patchify(images, patch_size) @ matrix + bias, **close)
-    detail = PatchEmbedding(patch_size, 3, 512)(0.12 * torch.randn(4, 3, 64, 64))    # as in EuroSAT
-    assert 0.9 < detail.std() < 1.1
+    assert 0.9 < embedding(images).std() < 1.1
 
 
 @pytest.mark.parametrize("patch_size", [2, 4, 8, 16])
@@ -109,17 +75,6 @@ def test_the_conv_stem_gives_one_token_for_each_patch_in_reading_order(patch_siz
     changed[:, :, :patch_size, -patch_size:] += 1    # the last patch of the first row
     difference = (embedding(changed) - tokens).abs().amax(dim=(0, 2))
     assert difference[columns - 1] > 1e-3 and difference[0] == difference[(rows - 1) * columns] == 0
-
-
-def test_the_sincos_table_against_its_formula():
-    rows, columns, D = 3, 5, 16
-    table = sincos_positions((rows, columns), D)
-    assert table.shape == (15, 16) and table.dtype == torch.float32
-    for row, column, k in itertools.product(range(rows), range(columns), range(D // 4)):
-        w = 10000 ** (-k / (D / 4))
-        found = table[row * columns + column, k::D // 4].tolist()
-        wanted = [math.sin(row * w), math.cos(row * w), math.sin(column * w), math.cos(column * w)]
-        assert found == pytest.approx(wanted, abs=1e-6)
 
 
 @POOLS
@@ -169,17 +124,9 @@ def test_other_image_sizes(positions, pool):
         VisionTransformer(**model.config).load_state_dict(model.state_dict())
 
 
-@ALL_KINDS
-def test_gradients_reach_every_parameter(stem, positions, pool):
-    model = build(stem=stem, positions=positions, pool=pool).train()
-    F.cross_entropy(model(images_for(model, 4)), torch.arange(4)).backward()
-    parameters = dict(model.named_parameters())
-    assert [name for name, p in parameters.items() if p.grad is None or not p.grad.abs().sum() > 0] == []
-    assert ("cls_token" in parameters, "pos_embed" in parameters) == (pool == "cls", positions == "learned")
-
-
-@ALL_KINDS
-def test_eval_is_deterministic_and_independent_of_the_batch(stem, positions, pool):
+@pytest.mark.parametrize(("stem", "positions", "pool"), [*itertools.product(
+    ["linear", "conv"], ["learned", "sincos", "none"], ["cls", "mean"])])
+def test_gradients_reach_every_parameter_and_eval_is_independent_of_the_batch(stem, positions, pool):
     model = build(stem=stem, positions=positions, pool=pool, dropout=0.3)
     images = images_for(model, 5)
     together = model(images)
@@ -187,6 +134,10 @@ def test_eval_is_deterministic_and_independent_of_the_batch(stem, positions, poo
     assert torch.equal(model(images), together)
     torch.testing.assert_close(torch.cat([model(image[None]) for image in images]), together, **close)
     assert not torch.equal(model.train()(images), together)
+    F.cross_entropy(model(images), torch.arange(5)).backward()
+    parameters = dict(model.named_parameters())
+    assert [name for name, p in parameters.items() if p.grad is None or not p.grad.abs().sum() > 0] == []
+    assert ("cls_token" in parameters, "pos_embed" in parameters) == (pool == "cls", positions == "learned")
 
 
 def test_a_new_model_gives_every_class_the_same_probability_and_drops_out_parts_of_its_embeddings():

@@ -1,6 +1,5 @@
 """Trained weights: what ships loads unchanged and does what its facts say; torchvision's and timm's fit."""
 
-import hashlib
 import json
 import socket
 import sys
@@ -45,12 +44,6 @@ def test_their_facts_are_complete_and_their_command_is_understood(monkeypatch, n
         assert torch.tensor(facts["class_means"]).shape == (10, 128)
 
 
-def test_each_shipped_file_is_small_and_has_the_checksum_beside_it():
-    for path in pretrained.WEIGHTS.rglob("*.pt"):
-        facts, content = json.loads(path.with_suffix(".json").read_bytes()), path.read_bytes()
-        assert facts["sha256"] == hashlib.sha256(content).hexdigest() and len(content) < 5_000_000
-
-
 def test_auto_is_eurosat_and_in_a_short_run_synthetic_which_classifies_unseen_tiles(monkeypatch):
     facts, unseen = pretrained_facts(), Tiles(*synthetic_tiles(500, seed=1))
     assert facts["name"] == "synthetic"
@@ -80,7 +73,7 @@ def test_weights_that_are_saved_load_again_and_damaged_or_other_ones_do_not(monk
     assert facts == {"name": "mine", "model": model.config, "seed": 3, "sha256": facts["sha256"]}
     torch.testing.assert_close(weights, model.state_dict(), atol=0, rtol=0)
     path.write_bytes(path.read_bytes()[:5000])
-    with pytest.raises(ValueError, match="it was damaged or replaced"):
+    with pytest.raises(ValueError, match="was damaged or replaced"):
         load_pretrained("mine")
     with pytest.raises(ValueError, match="is not a whole file of weights"):
         load_weights(model, path)

@@ -9,13 +9,8 @@ import types
 import pytest
 import torch
 
-from vit_helpers import has_fast_bf16, pick_device
+from vit_helpers import has_fast_bf16
 from vit_helpers.runtime import Progress, atomic_write, eval_mode
-
-
-def test_a_gpu_is_picked_where_there_is_one(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert (pick_device(), pick_device("cpu")) == (torch.device("cuda"), torch.device("cpu"))
 
 
 def test_fast_bf16_needs_instructions_for_it_that_are_used(monkeypatch):

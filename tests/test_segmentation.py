@@ -46,8 +46,6 @@ def test_the_loss_is_the_mean_over_pixels():
     sure = logits.log_softmax(dim=1).gather(1, masks[:, None])
     torch.testing.assert_close(segmentation_loss(logits, masks.to(torch.uint8)), -sure.mean())
     assert segmentation_loss(logits.to("meta"), masks).device.type == "meta"     # any device, masks stay here
-    with pytest.raises(IndexError, match="out of bounds"):
-        segmentation_loss(logits, masks + 1)
 
 
 def test_segment_works_in_batches_and_in_eval_mode():

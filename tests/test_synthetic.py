@@ -22,14 +22,6 @@ def test_tiles_are_balanced_sorted_and_all_different(tiles):
     assert len({image.tobytes() for image in images}) == len(images)
 
 
-def test_the_seed_decides_every_tile_and_the_global_random_state_plays_no_part():
-    np.random.seed(1)
-    once, other, last = (synthetic_tiles(30, seed=seed)[0] for seed in (5, np.int64(6), 2**32 - 1))
-    assert np.random.random() == np.random.RandomState(1).random_sample()
-    assert once.tobytes() == synthetic_tiles(30, seed=5)[0].tobytes()
-    assert (once != other).any(axis=(1, 2, 3)).all() and (other != last).any(axis=(1, 2, 3)).all()
-
-
 def test_same_bytes_on_every_machine():
     # Shipped weights were trained on these very tiles: new painters call for new weights and a new digest.
     digest = hashlib.sha256(synthetic_tiles(200, seed=3)[0].tobytes()).hexdigest()

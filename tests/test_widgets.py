@@ -98,7 +98,7 @@ def test_the_browser_of_predictions_finds_mistakes_by_class_and_confidence():
     box.controls["page"].value = 200
     assert "17 tiles, page 6 of 6" in alt(box)
     box.controls["above"].value = 100
-    assert "No picture:</b> no tile of any class, shown: right, has a confidence of 100" in box.picture.value
+    assert "No picture:</b> no tile (class: all, shown: right) has a confidence of 100" in box.picture.value
 
 
 def test_the_share_that_is_hidden():

@@ -20,5 +20,3 @@ from .pretrained import (
 from .recipes import BEST, FINETUNE, GOOD, PLAIN, QUICK, RECIPES, Muon, Recipe
 from .runtime import has_fast_bf16, pick_device
 from .training import History, fit, learn
-
-__all__ = [name for name in dir() if not name.startswith("_")]

@@ -1,8 +1,4 @@
-"""The command line: `train` makes weights (also under torchrun), `evaluate` judges, `predict` uses them.
-
-`export` writes them as an ONNX file, which needs no PyTorch. `publish` writes the address of a copy of the
-course into it, `grade` reads what the checkers said in notebooks.
-"""
+"""The command line of the course: trains, judges, uses and exports weights; publishes and grades."""
 
 import argparse
 import shlex
@@ -39,7 +35,7 @@ def train(args):
     history = fit(model, learn, test if args.report == "epochs" else None, epochs=args.epochs, recipe=recipe,
                   seed=args.seed, checkpoint=args.checkpoint, resume=args.checkpoint is not None)
     if rank():
-        return 0
+        return None
     print(history)
     if history.interrupted:
         return 130
@@ -69,7 +65,6 @@ def train(args):
         **{key: round(value, 4) for key, value in facts.items()}, **known, "history": curves,
         "command": "python -m vit_helpers " + shlex.join(sys.argv[1:])}, out)
     print(f"the weights are in {out / name}.pt")
-    return 0
 
 
 def judge(args):
@@ -89,27 +84,24 @@ def judge(args):
         raise ValueError(f"these weights were judged on {facts['test_tiles']} test tiles, here are "
                          f"{len(test)}, some of which they may have been trained on; {advice}")
     print(evaluate(model, test))
-    return 0
 
 
 def answer(args):
     """Say what image files show, three classes each; with --map, the explanation as a picture."""
-    problems, known = 0, []
-    for path in expanded(args.image):
-        try:
-            known.append((Path(path).name, predict(path, args.weights)))
-        except (ValueError, OSError) as problem:         # one bad file must not hide the other answers
-            print(f"error: {problem}", file=sys.stderr)
-            problems += 1
-            continue
+    known = []
+
+    def say(path):
+        known.append((Path(path).name, predict(path, args.weights)))
         print(f"{path}: {known[-1][1]}")
+
+    code = for_each(args.image, say)
     if args.map and known:
         from . import plotting  # here, so that the other commands need no Matplotlib
 
         with atomic_write(args.map) as temporary:
             plotting.explained(known).savefig(temporary, format="png", dpi=150)
         print(f"the explanation is in {args.map}")
-    return 2 if problems else 0
+    return code
 
 
 def export(args):
@@ -119,34 +111,34 @@ def export(args):
     out = Path(args.out or Path(args.weights).stem + ".onnx")
     export_onnx(load_pretrained(args.weights), out, pretrained_facts(args.weights), args.int8)
     print(f"{out}: {out.stat().st_size / 1e6:.1f} MB")
-    return 0
 
 
 def grade(args):
     """Say which exercises are right in notebooks that were handed in, by their stored outputs."""
-    problems = 0
-    for path in expanded(args.notebook):
-        try:
-            found = verdicts(path)
-        except (ValueError, OSError) as problem:         # the others count all the same
-            print(f"error: {problem}", file=sys.stderr)
-            problems += 1
-            continue
+    def say(path):
+        found = verdicts(path)
         others = [f"{name} {verdict}" for name, verdict in found.items() if verdict != "right"]
         print(f"{path}: {len(found) - len(others)} of {len(found)} right" + "; ".join(["", *others]))
-    return 2 if problems else 0
+
+    return for_each(args.notebook, say)
 
 
-def expanded(patterns):
-    """The files that patterns such as *.ipynb mean, which Windows' shells hand over as they are."""
-    return [path for pattern in patterns for path in sorted(glob(pattern, recursive=True)) or [pattern]]
+def for_each(patterns, say):
+    """say(path) for all files; patterns come from Windows' shells, and a bad file hides no other."""
+    code = 0
+    for path in [path for pattern in patterns for path in sorted(glob(pattern, recursive=True)) or [pattern]]:
+        try:
+            say(path)
+        except (ValueError, OSError) as problem:
+            print(f"error: {problem}", file=sys.stderr)
+            code = 2
+    return code
 
 
 def give_address(args):
     """Write the address of this copy of the course into pyproject.toml, the badges and the setup cells."""
     changed = publish(args.url, args.branch)
     print("\n".join(f"written: {path}" for path in changed) or "nothing to change")
-    return 0
 
 
 def main():
@@ -190,7 +182,7 @@ def main():
     args = parser.parse_args()
     try:
         with process_group():
-            return args.run(args)
+            return args.run(args) or 0
     except (ValueError, OSError, ImportError, FloatingPointError) as problem:
         print(f"error: {problem}", file=sys.stderr)
         return 2

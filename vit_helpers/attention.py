@@ -7,17 +7,12 @@ from .runtime import eval_mode
 LIMIT = 100e6                                            # bytes of attention maps that are held at once
 
 
-def check_model(model):
-    """Raise TypeError for a model of others, which has no `embed` and whose blocks keep their weights."""
-    if not hasattr(model, "embed"):
-        raise TypeError(f"this needs the VisionTransformer of vit_helpers, not {type(model).__module__}."
-                        f"{type(model).__name__}; load its weights into one (lesson 12), or give the model "
-                        "that is inside a wrapper")
-
-
 def bytes_of_maps(model):
-    """The bytes that the attention maps of one image take: float32 (L, H, N, N)."""
-    check_model(model)
+    """The bytes of one image's attention maps, float32 (L, H, N, N); TypeError for models of others."""
+    if not hasattr(model, "embed"):                      # and their blocks keep their weights
+        raise TypeError(f"this needs the VisionTransformer of vit_helpers, not {type(model)}; load its "
+                        "weights into one (lesson 12), or give the model that is inside a wrapper")
+
     N = model.grid[0] * model.grid[1] + int(model.cls_token is not None)
     return 4 * N * N * sum(block.attn.num_heads for block in model.blocks)
 
@@ -46,15 +41,13 @@ def walk(model, tokens):
 def attention_maps(model, images, reduce=None):
     """The attention weights of all blocks and heads: images (B, C, height, width) -> float32 (B, L, H, N, N).
 
-    Row i says from which tokens token i takes, and sums to 1. With a CLS token, it is token 0. All maps of
-    many images would fill the memory: `reduce`, a function of the maps of a few images (b, L, H, N, N) -> (b,
-    ...), is applied batch by batch, and only its results are kept, as in `attention_maps(model, images,
-    reduce=attention_rollout)`. Raises ValueError where the result would take more than 100 MB of maps.
+    Row i says from which tokens token i takes, and sums to 1; a CLS token is token 0. Of many images only the
+    results of `reduce` are kept, such as attention_rollout: a function of some of their maps, (b, L, H, N, N)
+    -> (b, ...). Raises ValueError for maps of more than 100 MB.
     """
     total = len(images) * bytes_of_maps(model)
     if reduce is None and total > LIMIT:
-        raise ValueError(f"the maps of {len(images):,} images would take {total / 1e6:,.0f} MB, over "
-                         f"{LIMIT / 1e6:.0f} MB; pass what you want to know of them, such as "
+        raise ValueError(f"the maps of {len(images):,} images take {total / 1e6:,.0f} MB; pass for example "
                          f"reduce=attention_rollout, or at most {int(LIMIT / bytes_of_maps(model)):,} images")
 
     def maps_of(batch):
@@ -67,9 +60,8 @@ def attention_maps(model, images, reduce=None):
 def attention_rollout(maps):
     """How much of each input token is in each output token: (B, L, H, N, N) -> (B, N, N), rows sum to 1.
 
-    In each block half of a token comes by the residual and half by attention, averaged over the heads: A_l =
-    (mean_h W_lh + I) / 2, and the whole network is A_L ... A_2 A_1. Abnar and Zuidema 2020, "Quantifying
-    attention flow in transformers", section 3. It knows nothing of values, MLPs and classes.
+    Half of a token comes by the residual, half by the heads' mean attention: A_l = (mean_h W_lh + I) / 2, and
+    the network is A_L ... A_2 A_1 (Abnar and Zuidema 2020, section 3). Values, MLPs and classes play no part.
     """
     mixed = (maps.mean(dim=2) + torch.eye(maps.shape[-1], device=maps.device)) / 2   # (B, L, N, N)
     mixed = mixed / mixed.sum(dim=-1, keepdim=True)      # by row; without keepdim it would be by column
@@ -82,10 +74,9 @@ def attention_rollout(maps):
 def gradient_rollout(model, images, targets=None):
     """How much each input token contributes, through attention, to one class: images -> float32 (B, N, N).
 
-    R = I, then for each block from the first to the last R = R + mean_h(max(0, G_h * W_h)) R, with the
-    attention weights W and the gradient G of the class's logit with respect to them. Chefer et al. 2021,
-    "Generic attention-model explainability for interpreting bi-modal and encoder-decoder transformers",
-    equations 5 and 6. targets: int64 (B,), the class of each image; by default the predicted one.
+    R = I, then for each block from the first to the last R = R + mean_h(max(0, G_h * W_h)) R, with its
+    attention weights W and the gradient G of the class's logit by them (Chefer et al. 2021, arXiv:2103.15679,
+    equations 5 and 6). targets: int64 (B,), the class of each image; by default the predicted one.
     """
     @torch.enable_grad()
     def relevance(batch, classes):
@@ -103,11 +94,7 @@ def gradient_rollout(model, images, targets=None):
 
 
 def on_patches(rollout, model):
-    """What reaches the head from each patch: rollout (B, N, N) -> (B, rows, columns).
-
-    A CLS token is read by itself: its row, without its own column. With mean pooling all rows are read: their
-    mean.
-    """
+    """What the head reads of each patch, CLS's row or all rows' mean: (B, N, N) -> (B, rows, columns)."""
     read = rollout[:, 0, 1:] if model.pool == "cls" else rollout.mean(dim=1)         # (B, N)
     return read.unflatten(1, model.grid)
 
@@ -115,12 +102,9 @@ def on_patches(rollout, model):
 def patch_evidence(model, images):
     """What each patch says for and against each class: images -> float32 (B, N, K); its mean is the logits.
 
-    Exact, for a model with pool="mean": head(mean of the tokens) = mean of head(token). It says at which
-    *tokens* the model reads a class; attention has mixed the patches before. Raises ValueError for a model
-    with a CLS token.
+    Exact with pool="mean": head(mean of the tokens) = mean of head(token). It says at which *tokens* a class
+    is read; attention has mixed the patches before. Raises ValueError for a model with a CLS token.
     """
-    check_model(model)
-    if model.pool != "mean":
-        raise ValueError("evidence by patch needs a model with pool='mean'; with a CLS token the head reads "
-                         "one token only: use gradient_rollout")
+    if getattr(model, "pool", None) == "cls":
+        raise ValueError("evidence by patch needs pool='mean'; with a CLS token use gradient_rollout")
     return in_batches(lambda batch: model.head(model.forward_features(batch)), model, images)

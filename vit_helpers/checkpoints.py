@@ -24,8 +24,7 @@ def save_checkpoint(path, *, model, optimizers=(), schedules=(), generator=None,
 def load_checkpoint(path, *, model, optimizers=(), schedules=(), generator=None, history=None, settings=None):
     """Put back what `save_checkpoint` wrote, into the objects given (often just the model), in place.
 
-    Only tensors and plain values are read (weights_only=True). Raises FileNotFoundError, and ValueError for a
-    file that is no checkpoint or that belongs to a run with other settings; then nothing was changed.
+    Raises FileNotFoundError; ValueError, with nothing changed, for no checkpoint and one of other settings.
     """
     state = read(path)
     if "model" not in state or "settings" not in state:
@@ -45,12 +44,11 @@ def load_checkpoint(path, *, model, optimizers=(), schedules=(), generator=None,
         vars(history).update(state["history"])
 
 
-# What other ViTs have and ours has not, by a part of the names of its parameters.
-FOREIGN_PARTS = {"dist": "the second token and head of a distilled ViT (DeiT); about weights see lesson 12",
-          r"\breg": "registers, tokens that belong to no patch; exercise 7.4 builds a model with them",
-          r"\bls[12]\b|layer_?scale": "LayerScale, a learned factor on what each half of a block adds; about "
-                                      "these halves see lesson 06",
-          "pooler": "a pooler, which a classifier does not use; leave its entries out"}
+FOREIGN_PARTS = {                                        # what ours has not, by a part of a parameter's name
+    "dist": "the second token and head of a distilled ViT (DeiT); about weights see lesson 12",
+    r"\breg": "registers, tokens that belong to no patch; exercise 7.4 builds a model with them",
+    r"\bls[12]\b|layer_?scale": "LayerScale, a factor on what each half of a block adds, see lesson 06",
+    "pooler": "a pooler, which a classifier does not use; leave its entries out"}
 
 
 def foreign_parts(names):
@@ -62,17 +60,15 @@ def foreign_parts(names):
 def load_weights(model, weights, sha256=None):
     """Put weights into `model`: a state dict, or the path of a file that holds one. Returns the model.
 
-    Names are the course's, which are timm's; for others pass from_torchvision(weights) or
-    from_huggingface(weights). Of a checkpoint the model is taken, and what torch.compile and DataParallel put
-    before names does not matter. sha256: the checksum that the file must have. Raises FileNotFoundError,
-    ValueError for a damaged file, and RuntimeError, in which PyTorch names the entries that do not fit; the
-    model is as it was then.
+    Names are timm's; others take from_torchvision or from_huggingface first. Of a checkpoint the model is
+    taken; what torch.compile and DataParallel put before names does not matter. sha256: the file's checksum.
+    Raises FileNotFoundError, ValueError for a damaged file, and RuntimeError, in which PyTorch names the
+    entries that do not fit; the model is as it was then.
     """
     if isinstance(weights, (str, Path)):
         found = hashlib.sha256(Path(weights).read_bytes()).hexdigest()
         if sha256 not in (None, found):
-            raise ValueError(f"{weights} has the checksum {found[:12]}... in place of {sha256[:12]}...: it "
-                             "was damaged or replaced; fetch it again")
+            raise ValueError(f"{weights} was damaged or replaced: wrong SHA-256 {found}; fetch it again")
         weights = read(weights)
     for inner in ("model", "state_dict"):                # of a checkpoint, ours or Lightning's
         weights = weights[inner] if isinstance(weights.get(inner), dict) else weights
@@ -80,18 +76,17 @@ def load_weights(model, weights, sha256=None):
     names = {wrapper.sub("", name): name for name in own}
     plain = {wrapper.sub("", name): value for name, value in weights.items()}
     weights = {names.get(name, name): value for name, value in plain.items()}
-    ours, theirs = ({name: getattr(v, "shape", None) for name, v in each.items()} for each in (own, weights))
-    if ours != theirs:
-        try:
-            copy.deepcopy(model).load_state_dict(weights)        # it loads what fits before it complains
-        except RuntimeError as problem:
-            differs = [name for name in ours if name in theirs and theirs[name] != ours[name]]
-            advice, same_tokens = "", ("cls_token" in ours) == ("cls_token" in theirs)
-            if "pos_embed" in differs and "patch_embed.proj.weight" not in differs and same_tokens:
-                advice = ("\nThe positions are those of another image size: build the model for that size, "
-                          "load the weights, then call model.set_img_size")
-            raise RuntimeError(f"{problem}{foreign_parts(theirs)}{advice}") from None
-    model.load_state_dict(weights)
+    before = copy.deepcopy(own)
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as problem:                      # what fits was loaded before it complained
+        model.load_state_dict(before)
+        differs = [name for name in own if name in weights and weights[name].shape != own[name].shape]
+        advice, same_tokens = foreign_parts(weights), ("cls_token" in own) == ("cls_token" in weights)
+        if "pos_embed" in differs and "patch_embed.proj.weight" not in differs and same_tokens:
+            advice += ("\nThe positions are those of another image size: build the model for that size, "
+                       "load the weights, then call model.set_img_size")
+        raise RuntimeError(f"{problem}{advice}") from None
     return model
 
 

@@ -16,10 +16,7 @@ from .synthetic import synthetic_tiles
 
 
 def normalize(images):
-    """uint8 images (..., C, H, W), 0..255 -> float32 in -1..1, as ToTensor and Normalize(0.5, 0.5) do.
-
-    Raises TypeError for any other dtype, so that nothing is normalized twice.
-    """
+    """uint8 images (..., C, H, W) -> float32 -1..1, as ToTensor and Normalize(0.5, 0.5); else TypeError."""
     if images.dtype != torch.uint8:
         raise TypeError(f"normalize takes uint8 images (0..255), not {images.dtype}; are they normalized "
                         "already? For floats in 0..255 use images.to(torch.uint8)")
@@ -30,9 +27,8 @@ class Tiles(torch.utils.data.Dataset):
     """Labeled tiles: `images` uint8 (N, C, H, W), `labels` int64 (N,), `classes` names, `source` a word.
 
     A PyTorch Dataset, which a DataLoader takes: `tiles[i]` is (float32 image (C, H, W) in -1..1, label), and
-    `tiles[0:4]` a batch of four. `index` int64 (N,): these tiles are only those rows of `images`, which may
-    be memory-mapped; parts of Tiles share their images in this way. Raises TypeError or ValueError where they
-    do not fit.
+    `tiles[0:4]` a batch of four. `index` int64 (N,): only these rows of `images`, which may be memory-mapped
+    and shared with other Tiles. Raises TypeError or ValueError where they do not fit.
     """
 
     def __init__(self, images, labels, classes=CLASSES, source="own", index=None):
@@ -42,11 +38,9 @@ class Tiles(torch.utils.data.Dataset):
                             "for floats in 0..255 use images.to(torch.uint8)")
         N = len(images) if index is None else len(index)
         if labels.shape != (N,) or labels.is_floating_point():
-            raise ValueError(f"{N} images need labels of shape ({N},), whole numbers, not {labels.dtype} "
-                             f"{tuple(labels.shape)}")
+            raise ValueError(f"labels must be {N} whole numbers, not {labels.dtype} {tuple(labels.shape)}")
         if len(labels) and not 0 <= labels.min() <= labels.max() < len(classes):
-            raise ValueError(f"labels run from {labels.min()} to {labels.max()}; {len(classes)} classes have "
-                             f"labels 0 to {len(classes) - 1}")
+            raise ValueError(f"labels {labels.min()} to {labels.max()} must be 0 to {len(classes) - 1}")
         self.base, self.index = images, index
         self.labels, self.classes, self.source = labels.long(), tuple(classes), source
 
@@ -69,8 +63,8 @@ class Tiles(torch.utils.data.Dataset):
         return (images, labels) if numbers.ndim else (images[0], labels.item())
 
     def __repr__(self):
-        return (f"Tiles({len(self):,} {self.source} tiles, {len(self.classes)} classes, "
-                f"{tuple(self.base.shape[1:])})")
+        shape = tuple(self.base.shape[1:])
+        return f"Tiles({len(self):,} {self.source} tiles, {len(self.classes)} classes, {shape})"
 
     def gather(self, numbers):
         """The images of some tiles, int64 (B,) -> uint8 (B, C, H, W)."""
@@ -110,8 +104,7 @@ class Tiles(torch.utils.data.Dataset):
         """Two disjoint Tiles (train, test), each class cut in the same proportion; alike on all machines."""
         counts = [round(n * test_fraction) for n in self.labels.bincount().tolist()]
         if not 0 < sum(counts) < len(self):
-            raise ValueError(f"test_fraction={test_fraction} leaves nothing on one side of {len(self)} "
-                             "tiles; choose 0.2 for an 80/20 split, or use more tiles")
+            raise ValueError(f"test_fraction={test_fraction} leaves no tile on one side; choose 0.2")
         test = self._drawn(counts, seed)
         return self.select(~test), self.select(test)
 
@@ -125,15 +118,14 @@ class Tiles(torch.utils.data.Dataset):
         return self.select(self._drawn([n // K + (c < n % K) for c in range(K)], seed))
 
     def spatial_split(self):
-        """EuroSAT's published split by longitude: Tiles (train, validation, test), see splits/README.md.
+        """EuroSAT's split by longitude, 60/20/20: Tiles (train, validation, test), see splits/README.md.
 
-        All 27,000 tiles give 16,200, 5,400 and 5,400; of a part, each tile goes where it goes in the whole.
-        Raises ValueError for other tiles, and for what `to` and `resized` made of a part.
+        Of a part, each tile goes where it goes in the whole. Raises ValueError for other tiles, and for what
+        `to` and `resized` made of a part.
         """
         parts = eurosat.spatial_parts()
         if self.source != "eurosat" or len(self.base) != len(parts):
-            raise ValueError(f"{self} have no spatial split: it tells where each of the 27,000 tiles of "
-                             "load_tiles('eurosat') belongs; for other tiles use split()")
+            raise ValueError(f"{self} have no spatial split, load_tiles('eurosat') has one; use split()")
         parts = parts if self.index is None else parts[self.index.cpu()]
         return tuple(self.select(parts == part) for part in range(3))
 
@@ -141,10 +133,9 @@ class Tiles(torch.utils.data.Dataset):
     def from_folder(cls, folder, size=64, white=None):
         """Pictures of your own, a folder for each class (as in ImageFolder) or a zip archive of it, as Tiles.
 
-        Folders inside a class folder belong to that class. Each picture gives one tile of `size` pixels, its
-        middle square (`white` as in `load_picture`); classes, counts and what was left out are printed. All
-        are decoded once into one array in the cache, memory-mapped from then on. Raises FileNotFoundError for
-        no folder or no pictures, ValueError for folders train and test, OSError for damaged pictures.
+        Each picture, also in folders further inside, gives its middle square of `size` pixels (`white` as in
+        `load_picture`), decoded once into a memory-mapped array in the cache. What was found is printed.
+        Raises FileNotFoundError for no folder or pictures, ValueError for train and test, OSError for damage.
         """
         place = Path(folder).expanduser()
         images, labels, classes = labeled_pictures(place, size, white)
@@ -159,10 +150,7 @@ def dihedral_view(images, number):
 
 
 def dihedral_views(images):
-    """A list of the views of square images (..., S, S): four flips, then their transposes; of others four.
-
-    Satellite tiles have no up and no left, so each view shows the same class.
-    """
+    """A list of the views of square images (..., S, S): four flips, then their transposes; of others four."""
     square = images.shape[-1] == images.shape[-2]
     return [dihedral_view(images, number) for number in range(8 if square else 4)]
 
@@ -180,9 +168,9 @@ def random_dihedral(images, generator=None):
 
 
 def cutmix(images, generator=None):
-    """Images (B, C, H, W) with one random rectangle replaced by that of their partner, the batch backwards.
+    """Images (B, C, H, W), a random rectangle of each from its partner, the batch backwards; their own share.
 
-    Returns (mixed images, share of each that is its own, 0 to 1). Yun et al. 2019, "CutMix".
+    Yun et al. 2019, "CutMix". The share, 0 to 1, is the same for all.
     """
     (height, width), side = images.shape[-2:], (1 - torch.rand((), generator=generator).item()) ** 0.5
     rows, columns = int(height * side), int(width * side)
@@ -197,8 +185,8 @@ def cutmix(images, generator=None):
 def batches(tiles, batch_size=64, *, shuffle=False, augment=False, generator=None):
     """Yield (images float32 (B, C, H, W) in -1..1, labels int64 (B,)) until every tile was there once.
 
-    Whole batches are gathered, turned and normalized at once, on the device of the tiles: many times faster
-    than one after another. `generator` (a CPU torch.Generator) makes the order repeatable.
+    Whole batches are gathered, turned and normalized on the tiles' device, which is many times faster than
+    one by one. `generator` (a CPU torch.Generator) makes the order repeatable.
     """
     order = torch.randperm(len(tiles), generator=generator) if shuffle else torch.arange(len(tiles))
     for numbers in order.split(batch_size):
@@ -211,10 +199,10 @@ def load_tiles(source="auto", root=None, download=True):
     """The EuroSAT tiles (27,000 of 64x64 pixels, ten classes) or their synthetic stand-in, as Tiles.
 
     source: "eurosat"; "synthetic"; or "auto": EuroSAT where it can be had, else synthetic after a line saying
-    so. EuroSAT is looked for in (1) `root`, else the environment variable EUROSAT_ROOT: a folder that has the
-    ten class folders or EuroSAT.zip at most two levels down, or the archive; (2) the user's cache folder; (3)
-    the network, if `download`. It is decoded once, kept in the cache (VIT_CACHE moves it) and memory-mapped
-    from then on. Raises ValueError for a wrong source, OSError for data that is missing or damaged.
+    so. EuroSAT is looked for in (1) `root`, else the environment variable EUROSAT_ROOT: the archive, or a
+    folder that has it or the ten class folders at most two levels down; (2) the user's cache, which VIT_CACHE
+    moves; (3) the network, if `download`. It is decoded once and memory-mapped from then on. Raises
+    ValueError for a wrong source, OSError for data that is missing or damaged.
     """
     if source not in ("auto", "eurosat", "synthetic"):
         raise ValueError(f"source={source!r} is unknown; choose 'auto', 'eurosat' or 'synthetic'")

@@ -6,7 +6,6 @@ from importlib import import_module
 
 import torch
 from torch import distributed
-from torch.nn.parallel import DistributedDataParallel
 
 
 @contextmanager
@@ -15,8 +14,7 @@ def process_group():
     if "RANK" not in os.environ:                         # not started by torchrun
         yield
         return
-    # Imported inside the group, this module would keep the group's threads until Python ends, maybe with
-    # SIGABRT.
+    # Imported inside the group, this would keep the group's threads until Python ends, maybe with SIGABRT.
     import_module("torch.distributed.nn.functional")
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))         # from now on "cuda" means this one
@@ -39,11 +37,6 @@ def world_size():
 def rank():
     """The number of this process, from 0. Number 0 shows the progress and writes the files."""
     return distributed.get_rank() if world_size() > 1 else 0
-
-
-def data_parallel(model):
-    """What to call in training instead of `model`: the same answers, gradients averaged over processes."""
-    return model if world_size() == 1 else DistributedDataParallel(model)
 
 
 def all_reduce_sum(values):

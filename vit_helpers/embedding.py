@@ -29,8 +29,7 @@ class PatchEmbedding(nn.Module):
 class ConvStem(nn.Module):
     """Images (B, C, height, width) -> tokens (B, N, D) by small stride-2 convolutions, one for each halving.
 
-    Xiao et al. 2021, "Early convolutions help transformers see better". Raises ValueError unless patch_size
-    is 2, 4, 8, ...
+    Xiao et al. 2021. Raises ValueError unless patch_size is 2, 4, 8, ...
     """
 
     def __init__(self, patch_size=8, in_channels=3, embed_dim=128):
@@ -66,7 +65,6 @@ def sincos_positions(grid, embed_dim, temperature=10000.0):
 
     With w_k = temperature ** (-k / (D/4)), k = 0 ... D/4 - 1, the patch at (row, column) gets
     [sin(row w_k), cos(row w_k), sin(column w_k), cos(column w_k)] (Vaswani et al. 2017, once for each axis).
-    Raises ValueError unless embed_dim is divisible by 4.
     """
     check_width(embed_dim, 4, "4 (sine and cosine of row and column)")
     rows, columns = torch.meshgrid(torch.arange(grid[0]), torch.arange(grid[1]), indexing="ij")

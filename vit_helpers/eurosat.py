@@ -17,19 +17,14 @@ from .runtime import Progress
 CLASSES = ("AnnualCrop", "Forest", "HerbaceousVegetation", "Highway", "Industrial",
            "Pasture", "PermanentCrop", "Residential", "River", "SeaLake")
 COUNTS = (3000, 3000, 3000, 2500, 2500, 2000, 2500, 3000, 2500, 3000)    # tiles of each class
-# As in torchvision.datasets.EuroSAT, which itself unpacks 27,000 files, and falls back to http where https
-# fails.
+# As in torchvision.datasets.EuroSAT, which unpacks 27,000 files, and falls back to http where https fails.
 ADDRESS = ("https://huggingface.co/datasets/torchgeo/eurosat/resolve/"
            "c877bcd43f099cd0196738f714544e355477f3fd/EuroSAT.zip")
 MD5 = "c8fa014336c82ac7804f0398fcb19387"
 
 
 def find(root=None, download=True):
-    """All tiles in torchvision's order: images uint8 (27000, 3, 64, 64), mapped, and labels int64 (27000,).
-
-    See `load_tiles` for where from. Raises OSError for tiles that are missing, damaged, or cannot be
-    downloaded.
-    """
+    """All tiles in torchvision's order, see `load_tiles`: images uint8 (27000, 3, 64, 64), mapped, labels."""
     labels, shape = torch.arange(10).repeat_interleave(torch.tensor(COUNTS)), (sum(COUNTS), 3, 64, 64)
     known = [] if root else sorted(cache_folder().glob("eurosat-*.npy"), key=os.path.getmtime, reverse=True)
     for file in known:
@@ -49,8 +44,7 @@ def find(root=None, download=True):
 
 def locate(root):
     """Where tiles may be in `root`, at most two levels down: folders with class folders, then archives."""
-    # A relative root is meant from where the reader is, or from the folder of the course: notebooks run
-    # inside it.
+    # A relative root is meant from where the reader is, or from the folder of the course, for notebooks.
     for base in (Path.cwd() / root, Path(__file__).parents[1] / root):
         if base.is_file():
             return [base]
@@ -86,16 +80,14 @@ def tiles_in(place):
     tiles = [found for found in map(pattern.fullmatch, names) if found]      # groups: folder, class, ending
     jpegs = [tile for tile in tiles if tile[3].lower() == "jpg"]
     if tiles and not jpegs:
-        raise OSError(f"{place} holds the multispectral EuroSAT (.tif, 13 bands); this course uses the RGB "
-                      "tiles (.jpg): fetch EuroSAT.zip or EuroSAT_RGB.zip")
+        raise OSError(f"{place} holds the multispectral EuroSAT (.tif, 13 bands); fetch EuroSAT_RGB.zip")
     home = Counter(tile[1] for tile in jpegs).most_common(1)[0][0] if jpegs else ""      # the fullest copy
     tiles = sorted((tile[2], tile[0]) for tile in jpegs if tile[1] == home)
     found = Counter(kind for kind, _ in tiles)
     for kind, count in zip(CLASSES, COUNTS, strict=True):
         if found[kind] != count:
-            what = "a part" if found[kind] < count else "more than the tiles"
-            raise OSError(f"{place} holds {what} of EuroSAT: {found[kind]:,} tiles of class {kind} instead "
-                          f"of {count:,}; fetch it again")
+            raise OSError(f"{place} is not EuroSAT as published: {found[kind]:,} tiles of class {kind}, not "
+                          f"{count:,}; fetch it again")
 
     def decode(name):
         image = Image.open(io.BytesIO(read(name)), formats=["JPEG"])

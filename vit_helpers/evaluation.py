@@ -14,7 +14,11 @@ from .runtime import eval_mode
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What `evaluate` found: `logits` float32 (N, K), `labels` int64 (N,), on the CPU; `classes` by name."""
+    """What `evaluate` found: `logits` float32 (N, K), `labels` int64 (N,), on the CPU; `classes` by name.
+
+    And of these: `probabilities` (N, K), `predictions` int64 (N,), `accuracy` 0 to 1, `loss` (cross-entropy,
+    nats), `confusion` int64 (K, K): how often each class, by row, was taken for each, by column.
+    """
 
     logits: torch.Tensor
     labels: torch.Tensor
@@ -22,27 +26,22 @@ class Evaluation:
 
     @property
     def probabilities(self):
-        """Softmax of the logits, float32 (N, K), rows sum to 1."""
         return self.logits.softmax(dim=1)
 
     @property
     def predictions(self):
-        """The most probable class of each image, int64 (N,)."""
         return self.logits.argmax(dim=1)
 
     @property
     def accuracy(self):
-        """Share of right predictions, 0 to 1."""
         return (self.predictions == self.labels).float().mean().item()
 
     @property
     def loss(self):
-        """Mean cross-entropy in nats; a uniform guess has ln(K)."""
         return F.cross_entropy(self.logits, self.labels).item()
 
     @property
     def confusion(self):
-        """Counts, int64 (K, K): row = true class, column = predicted class."""
         return confusion_counts(self.labels, self.predictions, len(self.classes))
 
     @property
@@ -53,10 +52,7 @@ class Evaluation:
                 "f1": 2 * right / (true + said).clamp(min=1), "support": true}
 
     def calibration(self, bins=10):
-        """Count, confidence and accuracy in equal bins of the top probability: three tensors (bins,).
-
-        Empty bins hold nan. Guo et al. 2017, "On calibration of modern neural networks".
-        """
+        """Count, confidence, accuracy (nan if empty) in equal bins of the top probability, each (bins,)."""
         confidence, predictions = self.probabilities.max(dim=1)
         bin_of = (confidence * bins).long().clamp(max=bins - 1)
         count = torch.bincount(bin_of, minlength=bins)
@@ -74,10 +70,7 @@ class Evaluation:
         return replace(self, logits=self.logits / temperature)
 
     def best_temperature(self):
-        """The temperature, 0.01 to 100, with the smallest loss; from validation tiles it serves all others.
-
-        Guo et al. 2017, section 4.2. The loss is convex in 1 / temperature, so there is one best value.
-        """
+        """The temperature, 0.01 to 100, with the smallest loss, which is convex in 1 / temperature."""
         low, high = math.log(0.01), math.log(100)        # of 1 / temperature
         right = self.logits.double().gather(1, self.labels[:, None]).mean()
         while high - low > 1e-6:                         # halve the interval that holds the zero of the slope
@@ -130,10 +123,9 @@ def answers(function, model, tiles, batch_size):
 def evaluate(model, tiles, batch_size=256, *, views=1):
     """Evaluation of `model`, or of weights (see `load_pretrained`), on Tiles, in float32, on its device.
 
-    With views=8 the probabilities are averaged over the flips and transposes of each tile (`dihedral_views`),
-    for eight times the work; the Evaluation's logits are then the logarithms of these averages. Raises
-    TypeError for other data than Tiles, ValueError for none of them, for other views, and for a model whose
-    number of logits is not the number of classes.
+    With views=8 probabilities are averaged over each tile's flips and transposes (`dihedral_views`), and the
+    logits are their logarithms. Raises TypeError for other data than Tiles, ValueError for none of them, for
+    other views, and for another number of logits than classes.
     """
     if views not in (1, 8):
         raise ValueError(f"views={views!r} is neither 1 nor 8, for all flips and transposes")

@@ -15,9 +15,9 @@ from .runtime import atomic_write
 def export_onnx(model, file, facts, int8=False):
     """Write a ViT as ONNX: "images" float32 (B, C, H, W) of any B, normalized -> "probabilities" (B, K).
 
-    facts: as beside weights, see `pretrained_facts`; with their temperature. Classes, image size and
-    normalization are in the file's metadata, each as JSON: pixels become (pixels / white - mean) / std. int8:
-    matrices in eight bits, for a third of the size. Raises ImportError where a package is missing.
+    facts: see `pretrained_facts`. Classes, size and normalization are in the file's metadata, each as JSON:
+    pixels become (pixels / white - mean) / std. int8: matrices in eight bits, for a third of the size. Raises
+    ImportError where a package is missing.
     """
     if missing := [name for name in ("onnx", "onnxscript", "onnxruntime")[:2 + int8] if not find_spec(name)]:
         raise ImportError(f"ONNX files need {' and '.join(missing)}; run: pip install {' '.join(missing)}")

@@ -31,27 +31,21 @@ def files_in(place):
     except FileNotFoundError:
         raise FileNotFoundError(f"there is no folder or zip archive {place}; check the name") from None
     except (zipfile.BadZipFile, OSError) as problem:
-        raise OSError(f"{place} is not a whole zip archive ({problem}), perhaps a download that was cut off; "
-                      "delete it and fetch it again") from problem
+        raise OSError(f"{place} is not a whole zip archive ({problem}); fetch it again") from problem
     return [name for name in archive.namelist() if name[-1] != "/" and not JUNK.search(name)], archive.read
 
 
 def labeled_pictures(place, size, white=None):
-    """The pictures of class folders in ImageFolder's order: images uint8 (N, 3, S, S), labels (N,), classes.
-
-    Prints the classes with their counts, and which files are left out. For errors see `Tiles.from_folder`.
-    """
+    """The pictures of class folders: images uint8 (N, 3, S, S), labels, classes; see `Tiles.from_folder`."""
     from .pictures import load_picture  # here, since it imports `data`, which imports this module
 
     names, read = files_in(place)
     class_of = first_folders([name for name in names if name.lower().endswith(ENDINGS)])
     classes, labels, counts = np.unique([*class_of.values()], return_inverse=True, return_counts=True)
     if not class_of:
-        raise FileNotFoundError(f"{place} holds no folders of pictures; make one for each class, such as "
-                                "cat/1.jpg and dog/1.jpg")
+        raise FileNotFoundError(f"{place} has no folders of pictures, one for each class, such as cat/1.jpg")
     if {name.lower() for name in classes} <= {"train", "val", "valid", "validation", "test"}:
-        raise ValueError(f"{place} holds parts of a data set ({', '.join(classes)}), not classes; choose one "
-                         "of these folders")
+        raise ValueError(f"{place} holds parts of a data set ({', '.join(classes)}); choose one of them")
     print("classes:", ", ".join(f"{name} {n:,}" for name, n in zip(classes, counts, strict=True)))
     if others := sorted(set(names) - set(class_of)):
         more = f" and {len(others) - 5:,} more" if len(others) > 5 else ""
@@ -83,10 +77,9 @@ def cache_file(kind, place, names):
 
 
 def decoded(file, shape, find):
-    """Pictures as one uint8 tensor of this shape, (N, 3, S, S), the one in `file` if it is whole.
+    """Pictures uint8 (N, 3, S, S) from `file`, if need be written: find() gives names and what decodes one.
 
-    Else find() gives their names and what decodes one, uint8 (3, S, S), and the file is written; where that
-    fails they stay in memory, and a warning says so. Raises OSError, naming it, for a damaged picture.
+    Where it cannot be written they stay in memory, and a warning says so. OSError names a damaged picture.
     """
     if (images := mapped(file, shape)) is not None:
         return images

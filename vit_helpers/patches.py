@@ -11,10 +11,7 @@ def pair(size):
 
 
 def patch_grid(img_size, patch_size):
-    """How many patches fit, (rows, columns); `img_size`, `patch_size`: one number each or (height, width).
-
-    Raises ValueError where the patches do not tile the image exactly; the message names sizes that do.
-    """
+    """(rows, columns) of patches; sizes: a number or (height, width). ValueError where they do not tile."""
     (height, width), (patch_height, patch_width) = pair(img_size), pair(patch_size)
     for side, length, patch in (("height", height, patch_height), ("width", width, patch_width)):
         if patch < 1 or length < patch or length % patch:
@@ -29,9 +26,8 @@ def patch_grid(img_size, patch_size):
 def patchify(images, patch_size):
     """Cut images (B, C, height, width) into patches (B, N, C * P * P), any dtype.
 
-    Patches run row by row from the top left. Inside a patch the order is channel, row, column, as in the
-    weight of a convolution. `patch_size` is P or (P_height, P_width). Raises ValueError where patches do not
-    tile the image.
+    Patches run row by row from the top left; inside, the order is channel, row, column, as in the weight of a
+    convolution. `patch_size`: P or (P_height, P_width). Raises ValueError where they do not tile the image.
     """
     B, C, height, width = images.shape
     rows, columns = patch_grid((height, width), patch_size)
@@ -41,10 +37,7 @@ def patchify(images, patch_size):
 
 
 def unpatchify(patches, patch_size, grid):
-    """Put patches (B, N, C * P * P) back into images (B, C, rows * P, columns * P); undoes `patchify`.
-
-    `grid` is (rows, columns) with rows * columns = N.
-    """
+    """Put patches (B, N, C * P * P) back into images (B, C, rows * P, columns * P); grid: (rows, columns)."""
     (rows, columns), (P, Q) = grid, pair(patch_size)
     placed = patches.reshape(patches.shape[0], rows, columns, -1, P, Q)          # (B, rows, columns, C, P, Q)
     return placed.permute(0, 3, 1, 4, 2, 5).flatten(4).flatten(2, 3)             # (B, C, height, width)

@@ -24,10 +24,7 @@ BANDS = ("read it as an array (H, W, bands), with tifffile.imread for example, a
 
 
 def load_picture(picture, size=64, white=None):
-    """Any picture as uint8 (3, size, size): upright, in color, its middle square, smoothly shrunk.
-
-    For `picture`, `white` and what is refused see `as_rgb`.
-    """
+    """The middle square of any picture (see `as_rgb`), smoothly shrunk, as uint8 (3, size, size)."""
     image = ImageOps.fit(as_rgb(picture, white), (size, size), Image.Resampling.BICUBIC)
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()       # (S, S, 3) -> (3, S, S)
 
@@ -36,12 +33,11 @@ def as_rgb(picture, white=None):
     """Any picture that people have as a PIL image in 8-bit RGB, upright (EXIF), of its own size.
 
     picture: a path, bytes, an open file, a PIL image, or an array (H, W), (H, W, 3), (3, H, W), with alpha
-    uint8 (H, W, 4). Gray, palettes and CMYK become RGB; what is transparent becomes white; of an animation
-    the first frame is taken. white: which number becomes 255 where they are not bytes; by default the first
-    of 1, 255, 3000 (reflectance), 4095 (12 bits) and 65535 that none is above. Raises FileNotFoundError;
-    ValueError for an address, for a file that is no picture, damaged, or larger than 100 million pixels, for
-    more than three bands or one page, for NaN, and for a range that does not tell: negative, or all below a
-    quarter of that white.
+    uint8 (H, W, 4). What is transparent becomes white; of an animation the first frame is taken. white: which
+    number becomes 255 where they are not bytes; by default the first of 1, 255, 3000 (reflectance), 4095 (12
+    bits) and 65535 that none is above. Raises FileNotFoundError; ValueError for an address, a file that is no
+    picture, damaged or over 100 million pixels, more than three bands or one page, NaN, and a range that does
+    not tell: negative, or all below a quarter of that white.
     """
     name = str(picture) if isinstance(picture, (str, os.PathLike)) else "the picture"
     if isinstance(picture, Image.Image):
@@ -114,14 +110,12 @@ def as_bytes(values, name, white):
     values = values.astype(np.float32)
     low, high = values.min(), values.max()
     if not np.isfinite(high - low):
-        raise ValueError(f"{name} has values that are not finite (NaN), often where there is no data; "
-                         "replace them, as np.nan_to_num(array) does")
+        raise ValueError(f"{name} has values that are not finite (NaN); try np.nan_to_num(array)")
     if white is None:
         white = next((white for white in WHITES if high <= white), np.inf)
         if low < 0 or high < white / 4:
             raise ValueError(f"the values of {name} run from {low:g} to {high:g}, which does not tell what "
-                             "is white; say it by white=... or --white: 1 for floats, 255 for bytes, 3000 "
-                             "for reflectance, 4095 for 12 bits, 65535 for 16 bits")
+                             "is white; say white=... or --white: 3000 for reflectance, 4095 for 12 bits")
     return (values.clip(0, white) * (255 / white)).astype(np.uint8)
 
 
@@ -129,8 +123,8 @@ def as_bytes(values, name, white):
 class Prediction:
     """A model's answer to one picture: `image` uint8 (3, S, S) as it saw it, `probabilities` (K,), `classes`.
 
-    `familiar`, -1 to 1: how much the picture resembles the training tiles of some class; `usual`: whether as
-    much as 95% of the validation tiles do, True without any (lesson 09). `model` is the one that was asked.
+    `familiar`, -1 to 1: how much it resembles the training tiles of some class; `usual`: whether as much as
+    95% of the validation tiles do, True without any (lesson 09).
     """
 
     image: torch.Tensor
@@ -149,8 +143,8 @@ class Prediction:
 def predict(picture, name="auto"):
     """The Prediction of trained weights for any picture (see `as_rgb`), or an image uint8 (3, S, S) as it is.
 
-    name: shipped weights, or the path of your own, see `load_pretrained`. Their probabilities are calibrated
-    where they were made with validation tiles: logits are divided by the temperature that was best on them.
+    name: shipped weights, or the path of your own, see `load_pretrained`. Weights made with validation tiles
+    give calibrated probabilities.
     """
     model, facts = load_pretrained(name), pretrained_facts(name)
     image = picture
@@ -169,15 +163,13 @@ def predict(picture, name="auto"):
 def land_use_map(model, picture, stride=16, batch_size=256):
     """What a model for small images says of each pixel of a large one: probabilities (K, H, W), on the CPU.
 
-    The model slides over `picture`, uint8 (C, H, W), in steps of `stride` pixels; the last window of each row
-    and column ends at the border. A classifier's probabilities count for its whole window, a Segmenter's for
-    each pixel; where windows overlap, the mean is taken. Raises ValueError for pictures smaller than a
-    window, and too wide strides.
+    The model slides over `picture`, uint8 (C, H, W), in steps of `stride` pixels, up to the border. Windows
+    that overlap are averaged: of a classifier one answer for all their pixels, of a Segmenter one for each.
+    Raises ValueError for pictures smaller than a window, and too wide strides.
     """
     (height, width), device = getattr(model, "encoder", model).img_size, next(model.parameters()).device
     if picture.shape[1] < height or picture.shape[2] < width or not 1 <= stride <= min(height, width):
-        raise ValueError(f"windows of {height} x {width} pixels cannot cover {tuple(picture.shape)} with "
-                         f"stride={stride}; give a larger picture, and a stride of 1 to {min(height, width)}")
+        raise ValueError(f"windows {height} x {width} cannot cover {tuple(picture.shape)}, stride={stride}")
     stride = max(stride, min(height, width)) if smoke() else stride
     rows, columns = ([*range(0, whole - part, stride), whole - part]
                      for whole, part in zip(picture.shape[1:], (height, width), strict=True))

@@ -22,10 +22,9 @@ def load_pretrained(name="auto"):
     """A trained VisionTransformer in eval mode, on the CPU. Needs no network.
 
     name: "eurosat" (trained on EuroSAT's 64x64 tiles), "synthetic" (on the stand-in tiles), "eurosat-plain"
-    (EuroSAT with the plain recipe, for comparison), or "auto": "eurosat", under VIT_SMOKE "synthetic". What
-    each reached, and how to make it again: `pretrained_facts(name)`. Or the path of weights of your own, such
-    as "weights/mine.pt", with the facts beside them in mine.json, as `python -m vit_helpers train` and
-    `save_pretrained` write them. Raises ValueError for any other name, FileNotFoundError.
+    (EuroSAT with the plain recipe, for comparison), or "auto": "eurosat", under VIT_SMOKE "synthetic". Or the
+    path of your own, such as "weights/mine.pt", beside their facts in mine.json, as `python -m vit_helpers
+    train` and `save_pretrained` write them. Raises ValueError for any other name, FileNotFoundError.
     """
     facts = pretrained_facts(name)
     model = VisionTransformer(**facts["model"])
@@ -44,9 +43,8 @@ def facts_file(name):
         file = Path(name).with_suffix(".json")
         for path in (Path(name), file):
             if not path.is_file():
-                raise FileNotFoundError(f"there is no file {path}; weights of your own are two files, {name} "
-                                        f"and {file.name}, as `train` writes them. For other weights build "
-                                        "the model and use load_weights(model, path)")
+                raise FileNotFoundError(f"there is no file {path}; `train` writes {name}, {file.name}; for "
+                                        "others build the model and use load_weights(model, path)")
         return file
     known = sorted(path.stem for path in WEIGHTS.glob("*.json"))
     if name not in known:
@@ -56,21 +54,12 @@ def facts_file(name):
 
 
 def measured(name):
-    """What one benchmark of the course measured, with its command, machine and setting; a dict.
-
-    See tests/benchmarks/ for what there is. Raises ValueError for any other name.
-    """
-    everything = json.loads(MEASURED.read_text(encoding="utf-8"))
-    if name not in everything:
-        raise ValueError(f"nothing measured is named {name!r}; choose {' or '.join(map(repr, everything))}")
-    return everything[name]
+    """What one of tests/benchmarks/ measured, with its command, machine and setting; a dict, or KeyError."""
+    return json.loads(MEASURED.read_text(encoding="utf-8"))[name]
 
 
 def save_pretrained(name, model, facts, folder=WEIGHTS, dtype=None):
-    """Write the weights of `model`, a ViT or a head around one, and the facts: `name`.pt and `name`.json.
-
-    dtype: what the numbers are rounded to, such as torch.float16 for half of the size; by default they stay.
-    """
+    """Write the weights of a ViT, or a head, as `dtype`, and the facts: `name`.pt and `name`.json."""
     file = Path(folder) / f"{name}.pt"
     write(file, {key: value.to("cpu", dtype) for key, value in model.state_dict().items()})
     checksum = hashlib.sha256(file.read_bytes()).hexdigest()             # load_weights looks at it
@@ -114,8 +103,7 @@ def renamed(state_dict, names, whose):
 def from_torchvision(state_dict):
     """The state dict of a torchvision VisionTransformer, such as vit_b_16, under the course's (timm's) names.
 
-    Only names change: torchvision's `in_proj_weight` packs Q, K, V by rows as `qkv` does, without a
-    transpose. Raises ValueError that lists the entries which have no place in a VisionTransformer.
+    Its `in_proj_weight` packs Q, K, V by rows as `qkv` does. ValueError lists the entries that have no place.
     """
     return renamed(state_dict, TORCHVISION, "torchvision's")
 
@@ -123,9 +111,8 @@ def from_torchvision(state_dict):
 def from_huggingface(state_dict):
     """The state dict of Hugging Face's ViTForImageClassification under the course's (timm's) names.
 
-    Its query, key and value are stacked by rows. Its LayerNorms have eps 1e-12, ours 1e-6. For a ViTModel,
-    which has no head, keep your own: load_weights(model, {**model.state_dict(), **from_huggingface(theirs)}).
-    Raises ValueError that lists the entries which have no place in a VisionTransformer.
+    Its LayerNorms have eps 1e-12, ours 1e-6. For a ViTModel, which has no head, keep your own:
+    load_weights(model, {**model.state_dict(), **from_huggingface(theirs)}). ValueError as from_torchvision.
     """
     state = {name.removeprefix("vit."): value for name, value in state_dict.items()}
     for name in [name for name in state if ".attention.attention.query." in name]:
@@ -137,9 +124,8 @@ def from_huggingface(state_dict):
 def load_published(name="vit_b_16"):
     """A ViT that torchvision published, trained on ImageNet, in our class: (model, 1,000 class names).
 
-    name: "vit_b_16" (346 MB to download, once), "vit_b_32", "vit_l_16", "vit_l_32" or "vit_h_14". Downloads
-    through torchvision, into torch's own cache. Raises OSError where there is no network: ten silent seconds
-    are a no.
+    name: "vit_b_16" (346 MB to download, once), "vit_b_32", "vit_l_16", "vit_l_32" or "vit_h_14". Raises
+    OSError where there is no network, after ten silent seconds.
     """
     from torchvision import models  # here, so that importing the package stays quick
 
@@ -176,10 +162,10 @@ def outputs(model, images, gradients):
     """The output of each stage for `images`, or the gradient of the summed squared logits there."""
     found = {}
     with ExitStack() as hooks, eval_mode(model), torch.set_grad_enabled(gradients):
-        for name, module in stages(model).items():
+        for name, stage in stages(model).items():
             def keep(module, inputs, output, name=name):
                 found[name] = output
-            hooks.callback(module.register_forward_hook(keep).remove)
+            hooks.enter_context(stage.register_forward_hook(keep))
         logits = model(images)
         values = torch.autograd.grad(logits.square().sum(), found.values()) if gradients else found.values()
     # torchvision's patch embedding is still an image (B, D, rows, columns).
@@ -191,9 +177,8 @@ def stage_differences(model, reference, images, gradients=False):
     """The largest absolute difference of two ViTs at each stage, for images (B, C, height, width): a dict.
 
     Stages: "patch embedding", "positions" (the tokens that enter the first block), "block 0" ..., "norm",
-    "logits". Each model may be the course's, timm's or torchvision's, so the first stage that differs says
-    where to look. gradients=True compares the gradients of the summed squared logits with respect to each
-    stage's output.
+    "logits"; the first that differs says where to look. Each model may be the course's, timm's or
+    torchvision's. gradients=True compares the gradients of the summed squared logits at each stage.
     """
     ours, theirs = (outputs(m, images, gradients) for m in (model, reference))
     if {name: v.shape for name, v in ours.items()} != {name: v.shape for name, v in theirs.items()}:

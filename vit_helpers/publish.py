@@ -12,11 +12,7 @@ COLAB = "https://colab.research.google.com"
 
 
 def places(url, branch="main"):
-    """What an address means: what to store, what pip installs, where Colab and Binder open it ("": nowhere).
-
-    `url` is https://github.com/OWNER/REPO, a repository on another https host (no Colab then), or "" for no
-    address. Raises ValueError for anything else.
-    """
+    """Of an address what to store, what pip installs, where Colab and Binder open it; "" for nowhere."""
     url, ref = url.removesuffix("/").removesuffix(".git"), quote(branch, safe="")
     if not url:
         return "", "", "", ""
@@ -48,10 +44,7 @@ def published_notebook(text, name, address, colab):
 
 
 def publish(url, branch="main", root=ROOT):
-    """Write the address `url` of the course into its checkout at `root`, "" for none: the changed files.
-
-    Raises ValueError, and writes nothing, where `url` cannot be one.
-    """
+    """Write the address `url` of the course into its checkout at `root`: the changed files. See `places`."""
     stored, address, colab, binder = places(url, branch)
     notebooks = sorted((Path(root) / "notebooks").glob("*.ipynb"))
     badges, start = [], quote(f"notebooks/{notebooks[0].name}")

@@ -94,18 +94,18 @@ OPTIMIZERS = {"sgd": partial(torch.optim.SGD, momentum=0.9, nesterov=True), "ada
 
 
 def make_optimizers(model, recipe):
-    """The optimizers of a recipe as a list of one, or of two: [Muon, AdamW].
-
-    Parameters are told apart by timm's names, whatever a wrapper puts before them. Raises ValueError where
-    layer_decay finds no blocks.
-    """
+    """The optimizers of a recipe as a list of one, or of two: [Muon, AdamW], told apart by timm's names."""
     muon, rest = {}, {}                                  # parameters, by what they have in common
     depth = len({number for name, _ in model.named_parameters() for number in BLOCK.findall(name)})
     if recipe.layer_decay < 1 and depth == 0:
         raise ValueError(f"{type(model).__name__} has no parameters named `blocks.0...`, so no layers whose "
                          "learning rates could differ; use recipe=dataclasses.replace(recipe, layer_decay=1)")
     for name, p in model.named_parameters():
-        share = recipe.layer_decay ** layers_above(name, depth)
+        # Layers between p and the logits: none for the head, depth + 1 for the embedding.
+        above = depth + 1 if re.search(r"\b(patch_embed|cls_token|pos_embed)\b", name) else 0
+        if block := BLOCK.search(name):
+            above = depth - int(block[1])
+        share = recipe.layer_decay**above
         if p.requires_grad and recipe.optimizer == "muon" and "blocks." in name and p.ndim >= 2:
             muon.setdefault(share, []).append(p)
         elif p.requires_grad:
@@ -119,13 +119,6 @@ def make_optimizers(model, recipe):
                    "weight_decay": recipe.weight_decay * matrix} for (matrix, share), p in rest.items()]
         optimizers.append(OPTIMIZERS[recipe.optimizer](groups, lr=recipe.learning_rate))
     return optimizers
-
-
-def layers_above(name, depth):
-    """How many layers are between a parameter and the logits: 0 for the head, depth + 1 for the embedding."""
-    if block := BLOCK.search(name):
-        return depth - int(block[1])
-    return depth + 1 if re.search(r"\b(patch_embed|cls_token|pos_embed)\b", name) else 0
 
 
 def learning_rate_factor(recipe, step, steps):

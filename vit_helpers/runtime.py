@@ -47,10 +47,7 @@ def eval_mode(model):
 
 
 class Progress(tqdm):
-    """tqdm's bar as plain text: rewritten in place in a notebook and in a terminal, one line elsewhere.
-
-    tqdm's own notebook bar is a widget, which is empty in a stored notebook; its text bar writes to stderr.
-    """
+    """tqdm's bar as plain text, not as the widget that a stored notebook loses; in a log file one line."""
 
     def __init__(self, *args, **kwargs):
         self.handle, kernel = None, sys.modules.get("ipykernel.kernelapp")
@@ -72,10 +69,7 @@ class Progress(tqdm):
 
 @contextmanager
 def atomic_write(path):
-    """Yield a temporary path beside `path` and rename it to `path` at the end: readers never see half a file.
-
-    If anything fails, it is removed, and an older file at `path` stays as it was.
-    """
+    """Yield a path beside `path`, renamed to it at the end, removed if anything fails: never half a file."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")

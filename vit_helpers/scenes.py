@@ -1,7 +1,4 @@
-"""Scenes made from tiles, whose truth is known by construction: mosaics, pasted objects, moving clips.
-
-Make training scenes from training tiles and test scenes from test tiles. Generators are torch's, on the CPU.
-"""
+"""Scenes whose truth is known: mosaics, pasted objects, moving clips; for a test, make them of test tiles."""
 
 import torch
 import torch.nn.functional as F
@@ -24,11 +21,8 @@ def mosaics(tiles, n, size=64, regions=4, bend=0.0, generator=None):
     """Scenes of several kinds of land: images uint8 (n, 3, size, size), class masks int64 (n, size, size).
 
     Each of `regions` random points owns the pixels nearest to it (Voronoi cells): tiles of one class, a new
-    one every tile's width. Classes are equally likely. bend: 0 for straight borders, 0.15 (of `size`) for
-    curved, None for both in turn. Raises ValueError where there are no tiles.
+    one every tile's width. bend: 0 for straight borders, 0.15 (of `size`) for curved, None for both in turn.
     """
-    if not len(tiles):
-        raise ValueError("there are no tiles to build scenes from")
     n, side = min(n, 16) if smoke() else n, tiles.images.shape[-1]
     present = tiles.labels.unique()
     classes = present[torch.randint(len(present), (n, regions), generator=generator)]  # (n, R)
@@ -50,15 +44,13 @@ def mosaics(tiles, n, size=64, regions=4, bend=0.0, generator=None):
 def objects(tiles, n, size=96, counts=(1, 6), sides=(16, 36), generator=None):
     """Small tiles as objects on a large one: images uint8 (n, 3, size, size), each scene's boxes and classes.
 
-    boxes: n tensors float32 (k, 4), left, top, right, bottom as shares of the side, 0 to 1. classes: n int64
-    (k,). counts: least and most k. sides: of the square objects, in pixels. They do not overlap and are
-    never of the background's class. Raises ValueError where they do not fit, and for a single class.
+    boxes: n tensors float32 (k, 4), left, top, right, bottom, 0 to 1. classes: n int64 (k,). counts: least
+    and most k. sides: of the square objects, in pixels. They do not overlap and are never of the background's
+    class. Raises ValueError where they do not fit.
     """
     if not sides[0] <= sides[1] <= size or counts[1] > (size // sides[0]) ** 2:
         raise ValueError(f"counts={counts}, sides={sides}: these do not fit into {size} x {size} pixels")
-    if len(present := tiles.labels.unique()) < 2:
-        raise ValueError("objects need at least two classes of tiles: the background's and their own")
-    n = min(n, 16) if smoke() else n
+    n, present = min(n, 16) if smoke() else n, tiles.labels.unique()
     images, all_boxes, all_classes = torch.empty(n, 3, size, size, dtype=torch.uint8), [], []
     for image in images:
         ground = torch.randint(len(tiles), (), generator=generator)
@@ -96,11 +88,10 @@ def clips(tiles, n, frames=8, size=32, generator=None):
     """Films over a mosaic: clips uint8 (n, frames, 3, size, size), motions int64 (n,), numbers of MOTIONS.
 
     The camera pans (1 to 3 pixels a frame; "left" is where it goes), turns (4 to 10 degrees) or zooms (5 to
-    12%); or it does one of these, and the frames are shuffled. The frame in the middle, frames // 2, is the
-    same whatever the motion, and alone says nothing about it. Raises ValueError for fewer than 4 frames.
+    12%); or it does one of these, and the frames, at least 4, are shuffled. The frame in the middle,
+    frames // 2, is the same whatever the motion.
     """
-    if frames < 4:
-        raise ValueError(f"frames={frames} are too few to be shuffled; choose at least 4")
+    assert frames >= 4, f"{frames} frames are too few to be shuffled"
     n = min(n, 16) if smoke() else n
     draw = torch.rand(6, n, generator=generator)
     motions = torch.randint(len(MOTIONS), (n,), generator=generator)

@@ -212,10 +212,9 @@ PAINTERS = (Painter.annual_crop, Painter.forest, Painter.herbaceous_vegetation, 
 
 
 def synthetic_tiles(n, seed=0):
-    """Paint `n` tiles: ten classes in EuroSAT's order, as equally often as `n` allows.
+    """Paint `n` tiles, ten classes in EuroSAT's order: images uint8 (n, 3, 64, 64), sorted labels int64 (n,).
 
-    Returns images uint8 (n, 3, 64, 64), RGB, and labels int64 (n,) in 0..9, sorted. Each tile has a random
-    stream of its own, made of seed (0 to 2**32 - 1), class and number in its class: a larger n changes none.
+    Each has a random stream of its own, of seed (0 to 2**32 - 1), class and number: a larger n changes none.
     """
     labels = np.sort(np.arange(n, dtype=np.int64) % 10)
     images, painter = np.empty((n, 3, SIZE, SIZE), np.uint8), Painter()

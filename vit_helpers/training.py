@@ -9,10 +9,11 @@ from time import perf_counter
 
 import torch
 import torch.nn.functional as F
+from torch.nn.parallel import DistributedDataParallel
 
 from .checkpoints import load_checkpoint, save_checkpoint
 from .data import batches, cutmix
-from .distributed import all_reduce_sum, data_parallel, rank, world_size
+from .distributed import all_reduce_sum, rank, world_size
 from .evaluation import check_classes, check_tiles, evaluate
 from .patches import random_patches
 from .recipes import GOOD, make_optimizers, make_schedules
@@ -46,8 +47,8 @@ ADVICE = "Training stopped; try a tenth of the learning rate, and look for broke
 def optimize(loss_of, optimizers, schedules, steps, bf16_on, bar, losses):
     """The loop of every training here: `steps` steps downhill on `loss_of()`, a scalar; shown by `bar`.
 
-    `losses` grows by ten at a time, since reading a number makes a GPU wait. bf16_on: a device type for mixed
-    precision, or None. Raises FloatingPointError when a loss is not finite.
+    `losses` grows by tens, since reading a number makes a GPU wait. bf16_on: a device type, or None. Raises
+    FloatingPointError when a loss is not finite.
     """
     window = []
     for step in range(1, steps + 1):
@@ -74,10 +75,9 @@ def optimize(loss_of, optimizers, schedules, steps, bf16_on, bar, losses):
 def learn(model, loss_of, *, steps, recipe=GOOD, seed=0, device=None):
     """Train any model in place by `steps` steps of `loss_of(model, generator)`, a scalar; the losses.
 
-    For lessons 13 to 16, whose batches are made on the fly: `loss_of` makes one, with the generator (a CPU
-    torch.Generator, seeded with `seed`) for its draws, on the device of the model. Optimizers, rates,
-    schedule and precision are the recipe's; what it says about tiles is left to `loss_of`. Ctrl-C ends
-    training early.
+    `loss_of` makes a batch, on the model's device, with the generator (a CPU torch.Generator, seeded with
+    `seed`) for its draws. Optimizers, rates, schedule and precision are the recipe's; what it says about
+    tiles is left to `loss_of`. Ctrl-C ends training early.
     """
     device, steps = pick_device(device), min(steps, 4) if smoke() else steps
     model.to(device).train()
@@ -97,12 +97,12 @@ def fit(model, train, test=None, *, epochs, recipe=GOOD, seed=0, device=None, ch
     """Train `model` in place on Tiles for `epochs` passes and return the History; `test` is only reported.
 
     `epochs` may have a fraction: 0.8 sees four fifths of the tiles, once each. `seed` fixes order,
-    augmentation and dropout (set torch's seed before building the model for its first weights). `checkpoint`
-    names a file that is written after each epoch; with resume=True a run found there goes on and ends with
-    the same numbers as one that was never interrupted. Ctrl-C ends training early: model and history so far
-    stay. Under torchrun each process learns from its own share of the tiles, see `distributed`. Raises
-    ValueError for what cannot be learned from, and FloatingPointError for a loss that is not finite: then the
-    model is back at its last good epoch, and the history so far is in the error's `history`.
+    augmentation and dropout (for the first weights set torch's). `checkpoint` names a file that is written
+    after each epoch; with resume=True a run found there goes on and ends with the same numbers as one that
+    was never interrupted. Ctrl-C ends training early: model and history so far stay. Under torchrun each
+    process learns from its own share of the tiles. Raises ValueError for what cannot be learned from, and
+    FloatingPointError for a loss that is not finite: then the model is back at its last good epoch, and the
+    history so far is in the error's `history`.
     """
     check_fit(model, train, test, epochs, recipe)
     device = pick_device(device)
@@ -114,9 +114,9 @@ def fit(model, train, test=None, *, epochs, recipe=GOOD, seed=0, device=None, ch
     total = min(max(1, round(epochs * steps)), 4 if smoke() else math.inf)
     optimizers = make_optimizers(model, recipe)
     schedules = make_schedules(optimizers, recipe, total)
+    settings = {**asdict(recipe), "epochs": epochs, "tiles": len(train), "seed": seed}
     run = {"model": model, "optimizers": optimizers, "schedules": schedules, "generator": generator,
-           "history": history,
-           "settings": {**asdict(recipe), "epochs": epochs, "tiles": len(train), "seed": seed}}
+           "history": history, "settings": settings}
     bf16_on = device.type if recipe.bf16 and has_fast_bf16(device) else None
     with torch.random.fork_rng(), torch.enable_grad():
         torch.manual_seed(seed + rank())
@@ -125,7 +125,7 @@ def fit(model, train, test=None, *, epochs, recipe=GOOD, seed=0, device=None, ch
         here = torch.tensor(float(len(history)), device=device)
         if all_reduce_sum(here).item() != len(history) * world_size():
             raise ValueError(f"only some processes find {checkpoint}; use a disk that all machines see")
-        parallel = data_parallel(model)
+        parallel = model if world_size() == 1 else DistributedDataParallel(model)    # averages the gradients
         bar = Progress(total=total, initial=len(history) * steps, unit=" steps", disable=rank() > 0)
         try:
             while (done := len(history) * steps) < total:
@@ -169,8 +169,7 @@ def check_fit(model, train, test, epochs, recipe):
     if test is not None:
         check_tiles(test)
     if len(train.labels.unique()) < 2:
-        raise ValueError(f"training needs tiles of at least two classes; these {len(train)} tiles have "
-                         f"{len(train.labels.unique())}")
+        raise ValueError("training needs tiles of at least two classes; these are all of one")
     if not 0 < epochs < math.inf:
         raise ValueError(f"epochs={epochs!r} must be a number above 0, such as 5 or 0.8")
     drops = recipe.keep_tokens < 1 and recipe.keep_until > 0

@@ -1,8 +1,4 @@
-"""Every control of the course: ipywidgets around functions of `plotting`, to show at the end of a cell.
-
-When a value changes, the picture is drawn again; where the values do not fit together, the reason takes its
-place. A notebook stores no controls: run the cell to get them.
-"""
+"""Every control of the course: ipywidgets around functions of `plotting`, to show at the end of a cell."""
 
 import base64
 import functools
@@ -150,8 +146,7 @@ def predictions(tiles, result, shown=3):
         if truth != "all":
             chosen &= result.labels == result.classes.index(truth)
         if not chosen.any():
-            raise ValueError(f"no tile of {'any class' if truth == 'all' else truth}, shown: {kind}, has a "
-                             f"confidence of {above}% or more; lower it, or choose another class or kind")
+            raise ValueError(f"no tile (class: {truth}, shown: {kind}) has a confidence of {above}% or more")
         found = chosen.nonzero()[:, 0]
         found = found[confidence[found].argsort(descending=True, stable=True)]   # the surest first
         pages = -(-len(found) // shown)

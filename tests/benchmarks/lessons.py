@@ -64,11 +64,10 @@ def first_cell(path):
 def minutes_of(path):
     """Minutes of reading, running and exercises by the one formula for all lessons, each rounded up.
 
-    A minute of reading is 150 words or 10 lines of code. The exercises count as many minutes as
-    their headings state. Folded code is not read. Running is as measured.
+    A minute of reading is 150 words or 10 lines of code that is not folded. Exercises count as their headings
+    state, running as measured.
     """
-    words = lines = exercises = 0
-    section = ""
+    words, lines, exercises, section = 0, 0, 0, ""
     for cell in cells_of(path):
         text = source(cell)
         if cell["cell_type"] == "markdown":

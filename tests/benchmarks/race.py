@@ -20,17 +20,9 @@ from baseline import train_plain
 from record import in_own_process, make_parser, peak_memory, record
 from results import race_rows, table
 
-from vit_helpers import (
-    RECIPES,
-    Tiles,
-    VisionTransformer,
-    evaluate,
-    fit,
-    has_fast_bf16,
-    load_tiles,
-    pick_device,
-)
+from vit_helpers import RECIPES, Tiles, VisionTransformer, evaluate, fit, load_tiles
 from vit_helpers.eurosat import COUNTS
+from vit_helpers.runtime import has_fast_bf16, pick_device
 
 
 def split_positions():

@@ -60,11 +60,7 @@ def peak_memory():
 
 
 def peak_memory_of(process):
-    """The most bytes that a running process, by number, has held so far; None where Linux does not tell.
-
-    Not getrusage: on Linux its ru_maxrss survives fork and exec, so a small child of a benchmark would report
-    the peak of its parent, which has trained four models.
-    """
+    """The most bytes that a process has held so far, where Linux tells; its ru_maxrss survives fork."""
     status = Path(f"/proc/{process}/status")
     return int(re.search(r"VmHWM:\s*(\d+)", status.read_text("utf-8"))[1]) * 1024 if status.exists() else None
 

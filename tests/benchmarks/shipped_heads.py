@@ -14,14 +14,7 @@ from time import perf_counter
 import torch
 from record import make_parser
 
-from vit_helpers import GOOD, VisionTransformer, learn, load_tiles, normalize, random_dihedral
-from vit_helpers.heads import (
-    DiffusionTransformer,
-    MaskedAutoencoder,
-    flow_matching_loss,
-    masked_loss,
-    save_head,
-)
+from vit_helpers import GOOD, VisionTransformer, heads, learn, load_tiles, normalize, random_dihedral
 from vit_helpers.patches import random_patches
 from vit_helpers.pretrained import WEIGHTS
 
@@ -31,15 +24,16 @@ BATCH = 128
 
 
 def generator():
-    return DiffusionTransformer(VisionTransformer(32, 4, depth=6, **GOOD.model)), flow_matching_loss
+    encoder = VisionTransformer(32, 4, depth=6, **GOOD.model)
+    return heads.DiffusionTransformer(encoder), heads.flow_matching_loss
 
 
 def masked():
     def loss_of(model, images, labels, random):
         visible = random_patches(len(images), math.prod(model.encoder.grid), 0.25, random)
-        return masked_loss(model(images, visible), images, visible, 8)
+        return heads.masked_loss(model(images, visible), images, visible, 8)
 
-    return MaskedAutoencoder(VisionTransformer(**GOOD.model)), loss_of
+    return heads.MaskedAutoencoder(VisionTransformer(**GOOD.model)), loss_of
 
 
 def main():
@@ -67,7 +61,7 @@ def main():
              "threads": torch.get_num_threads(), "loss": round(sum(losses) / len(losses), 5),
              "recipe": asdict(LONG),
              "command": f"python tests/benchmarks/shipped_heads.py {args.which} --steps {steps}"}
-    save_head(args.which, model, facts, folder=args.out)
+    heads.save_head(args.which, model, facts, folder=args.out)
     print(facts)
 
 

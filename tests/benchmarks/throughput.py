@@ -3,8 +3,7 @@
     python tests/benchmarks/throughput.py [--sections peers pipeline growth] [--rounds 8] [--out FILE.json]
 
 `peers` needs timm and vit-pytorch (both in the extra `test`), `pipeline` EuroSAT.zip in EUROSAT_ROOT,
-`growth` on a CPU Linux or macOS. OMP_NUM_THREADS sets a CPU's threads. Close other programs first: they take
-more from some rounds than from others.
+`growth` on a CPU Linux or macOS. Close other programs first.
 """
 
 import math
@@ -39,11 +38,7 @@ def synchronize():
 
 
 def in_turn(steps, rounds, warmup=3):
-    """Seconds of each step as {name: [one for each round]}.
-
-    In each round everyone goes once, so a slow moment of the machine hits all alike; the order changes from
-    round to round, so nobody always finds the caches as the same neighbor left them.
-    """
+    """Seconds of each step, {name: [one for each round]}; everyone goes once a round, in changing order."""
     seconds, order, shuffle = {name: [] for name in steps}, list(steps), random.Random(0).shuffle
     for i in range(warmup + rounds):
         shuffle(order)
@@ -92,9 +87,9 @@ def step_of(model, images, bf16, labels=None, optimizers=(), label_smoothing=0.0
             logits = model(images)
         if training:
             F.cross_entropy(logits.float(), labels, label_smoothing=label_smoothing).backward()
-        for optimizer in optimizers:
-            optimizer.step()
-            optimizer.zero_grad()
+            for optimizer in optimizers:
+                optimizer.step()
+                optimizer.zero_grad()
     return step
 
 
@@ -106,10 +101,8 @@ def peers(args):
     images, labels = torch.randn(BATCH, 3, 64, 64, device=device), torch.arange(BATCH, device=device) % 10
     for mode, answers in (("training", labels), ("inference", None)):
         for bf16 in (False, True)[:1 + has_fast_bf16(device)]:
-            optimizers = {name: [torch.optim.AdamW(model.parameters(), lr=1e-4)] * (mode == "training")
-                          for name, model in models.items()}
-            steps = {name: step_of(model, images, bf16, answers, optimizers[name])
-                     for name, model in models.items()}
+            steps = {name: step_of(m, images, bf16, answers, [torch.optim.AdamW(m.parameters(), lr=1e-4)])
+                     for name, m in models.items()}
             for name, speed in speeds(in_turn(steps, args.rounds), BATCH).items():
                 more = parameters(models[name]) - parameters(models["ours"])
                 why = f"{more:+}: norms before and after the patch embedding, no qkv bias" if more else ""
@@ -136,8 +129,7 @@ def from_files(folder, index, workers, device):
 def pipeline(args):
     """One-time decoding, then rows: images per second of one epoch of `limit` images in each way.
 
-    Each epoch of a DataLoader includes the start of its workers, as it does in training. The files were just
-    written, so they come from memory, not from a disk: the kindest case for them. Unpacking is not timed.
+    An epoch of a DataLoader includes the start of its workers, and its files come from memory.
     """
     device = pick_device()
     with tempfile.TemporaryDirectory() as place, mock.patch.dict(os.environ, VIT_CACHE=f"{place}/cache"):
@@ -192,10 +184,7 @@ def growth(args):
         history = fit(VisionTransformer(**GOOD.model), tiles, epochs=2)
         seconds = history.seconds[-1]                # the first epoch warms up
         data.append({"what": "data", "value": n, "seconds_per_epoch": seconds,
-                     "images_per_second": n / seconds, "how": "measured"})
-    speed = data[-1]["images_per_second"]
-    data.append({"what": "data", "value": 21_600, "seconds_per_epoch": 21_600 / speed,
-                 "images_per_second": speed, "how": f"predicted from {args.tiles[-1]}"})
+                     "images_per_second": n / seconds})
     return {"model": model, "data": data}
 
 
@@ -206,8 +195,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=8, help="timed steps, after three of warm-up")
     parser.add_argument("--limit", type=int, default=5000, help="images in an epoch of the pipeline")
     parser.add_argument("--epochs", type=int, default=3, help="timed epochs of the pipeline")
-    parser.add_argument("--tiles", nargs="+", type=int, default=[1000, 5000],
-                        help="tiles in the measured epochs of `fit`")
+    parser.add_argument("--tiles", nargs="+", type=int, default=[1000, 5000], help="in epochs of `fit`")
     parser.add_argument("--out", help="another file for the measurements")
     args = parser.parse_args()
     for name in args.sections:                       # recorded one by one: a later failure loses nothing

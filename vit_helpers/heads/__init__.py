@@ -13,5 +13,3 @@ from .generation import (
 )
 from .segmentation import Segmenter, intersection_over_union, segment, segmentation_loss
 from .video import VideoClassifier
-
-__all__ = [name for name in dir() if not name.startswith("_")]

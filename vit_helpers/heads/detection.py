@@ -23,9 +23,8 @@ def middles_of(grid):
 class Detector(nn.Module):
     """Images (B, C, H, W) -> of Q queries logits (B, Q, K + 1), the last for "nothing", and boxes (B, Q, 4).
 
-    Fang et al. 2021 (YOLOS): queries are more tokens of any VisionTransformer. They start on a grid (rows,
-    columns) and look for the middle of a box from there (Wang et al. 2022, Anchor DETR). Boxes are left, top,
-    right, bottom as shares of the image's sides.
+    Queries are more tokens of any VisionTransformer (Fang et al. 2021, YOLOS); each looks for the middle of a
+    box from its place on a grid (rows, columns) (Wang et al. 2022). Boxes: left, top, right, bottom, 0 to 1.
     """
 
     def __init__(self, encoder, queries=(4, 4)):
@@ -68,11 +67,10 @@ class Detector(nn.Module):
 
 
 def match(logits, boxes, true_classes, true_boxes):
-    """Which object each query of a scene answers for: the object's number, or -1 for none, int64 (Q,).
+    """The object, or -1, that each query of a scene answers for, int64 (Q,), the cheapest way in sum.
 
-    Each object gets a query of its own, the cheapest way in sum (Carion et al. 2020). A pair costs 5 * L1 +
-    2 * (1 - GIoU) - the query's probability of the class. logits (Q, K + 1), boxes (Q, 4), true classes int64
-    (k,), boxes (k, 4), all on the CPU. Raises ValueError for more objects than queries.
+    A pair costs 5 * L1 + 2 * (1 - GIoU) - the query's probability of the class (Carion et al. 2020). logits
+    (Q, K + 1), boxes (Q, 4), true classes int64 (k,), boxes (k, 4), on the CPU. ValueError for k > Q.
     """
     if len(true_classes) > len(logits):
         raise ValueError(f"{len(true_classes)} objects need as many queries, not {len(logits)}; choose more")
@@ -93,8 +91,8 @@ def detection_loss(logits, boxes, true_classes, true_boxes, owners=None, nothing
     """Mean cross-entropy of all queries of B scenes + mean 5 * L1 + 2 * (1 - GIoU) of those with an object.
 
     logits (B, Q, K + 1), boxes (B, Q, 4); of each scene true classes int64 (k,) and boxes (k, 4), k may be 0.
-    owners: of each scene the object of each query, or -1, int64 (Q,); else `match` decides. Who has none must
-    say "nothing", with the weight `nothing`. Carion et al. 2020, equation 2. ValueError for wrong truths.
+    owners: as from `match` for each scene. Queries without an object must say "nothing", which weighs
+    `nothing`. Carion et al. 2020, equation 2. Raises ValueError for wrong truths.
     """
     K = logits.shape[2] - 1
     check_truths(true_classes, true_boxes, K)
@@ -124,10 +122,7 @@ def check_truths(classes, boxes, num_classes):
 
 
 def findings(logits, boxes, least=0.0):
-    """Answers (B, Q, K + 1), (B, Q, 4) as boxes (m, 4), classes (m,), scores (m,) of each image, on the CPU.
-
-    Each query names its most probable class; its probability is the score, at least `least`. Surest first.
-    """
+    """Each image's boxes (m, 4), classes (m,), scores (m,) >= least, surest first, on the CPU."""
     scores, classes = logits.detach().cpu().softmax(dim=2)[..., :-1].max(dim=2)  # "nothing" is no finding
     found = []
     for box, kind, score in zip(boxes.detach().cpu().clamp(0, 1), classes, scores, strict=True):
@@ -146,11 +141,11 @@ def detect(model, images, least=0.0, batch=256):
 
 
 def average_precision(detections, truths, num_classes, thresholds=COCO):
-    """AP at each IoU threshold, float64 (T,), a mean over the classes that occur. Lin et al. 2014, COCO.
+    """AP at each IoU threshold, float64 (T,), as COCO's: a mean over the classes that occur, NaN without any.
 
     detections: of each image boxes (m, 4), classes (m,), scores (m,); the 100 surest of a class count.
-    truths: boxes (k, 4), classes (k,). A detection is right if its IoU with a true box of its class reaches
-    the threshold and no surer one took that box. `[0]` is AP50, `.mean()` COCO's AP; NaN without objects.
+    truths: boxes (k, 4), classes (k,). Right is what reaches the threshold with a true box of its class that
+    no surer detection took. `[0]` is AP50, `.mean()` COCO's AP.
     """
     check_truths([classes for _, classes in truths], [boxes for boxes, _ in truths], num_classes)
     curves = []

@@ -51,10 +51,6 @@ def segment(model, images, batch_size=64):
 
 
 def intersection_over_union(confusion):
-    """For each class the pixels that are it *and* are called it, by those that are *or* are called it: (K,).
-
-    confusion: `confusion_counts` of all pixels, (K, K). NaN for a class that neither occurs nor is predicted;
-    mean IoU is `.nanmean()`.
-    """
+    """Of each class (K,), by `confusion_counts` (K, K); NaN if it neither occurs nor is predicted."""
     both = confusion.diagonal().double()
     return both / (confusion.sum(dim=0) + confusion.sum(dim=1) - both)

@@ -7,11 +7,10 @@ from torch import nn
 class VideoClassifier(nn.Module):
     """Clips float (B, T, C, H, W), normalized frames -> logits (B, num_classes). Arnab et al. 2021, "ViViT".
 
-    A tubelet is a patch over `tubelet` frames, embedded like a patch of an image with all their channels: the
-    encoder is a VisionTransformer with in_channels = C * tubelet, pool="mean". Each of T' = T / tubelet steps
-    adds a position in time. attention="joint": all T' * N tokens attend to each other. "factorized":
-    blocks 0, 2, ... attend within each step, blocks 1, 3, ... along them, each place by itself; the
-    parameters are the same. Raises ValueError for clips of another length.
+    The encoder, a VisionTransformer with in_channels = C * tubelet and pool="mean", embeds `tubelet` frames
+    as one image; each of T' = T / tubelet steps adds a position in time. attention="joint": all T' * N tokens
+    attend to each other. "factorized": blocks 0, 2, ... attend within each step, blocks 1, 3, ... along them,
+    each place by itself. Raises ValueError for clips of another length.
     """
 
     def __init__(self, encoder, frames=8, tubelet=2, attention="joint"):

@@ -67,11 +67,9 @@ def show(axis, pixels, label="", interpolation="nearest", **options):
 
 
 def on_scale(maps, unit=""):
-    """Maps (M, rows, columns) as they are drawn: values, the two ends of their scale, its unit.
-
-    Attention, never negative and 1 in the sum of each map, is drawn in multiples of the uniform share 1/N and
-    always from 0 to 4: a scale stretched to what there is would make even uniform attention look structured.
-    """
+    """Maps (M, rows, columns) as they are drawn: values, the two ends of their scale, its unit."""
+    # Attention, never negative and 1 in the sum of each map, always in 0 to 4 times the uniform share 1/N: a
+    # scale stretched to what there is would make even uniform attention look structured.
     maps = as_array(maps).astype(float)
     low, high = maps.min(), maps.max()
     if low < 0 or abs(maps.sum(axis=(1, 2)) - 1).max() > 1e-3:

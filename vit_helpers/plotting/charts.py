@@ -9,10 +9,7 @@ from .base import COLORS, MAP, STYLES, as_array, new_picture
 
 
 def curves(lines, x=None, title="", xlabel="", ylabel="", logx=False, logy=False, limits=None, marker=""):
-    """Lines {name: values} or {name: (x, values)}, each with its own color and dash; nan leaves a gap.
-
-    marker: matplotlib's letters for the points, such as "o"; several are taken in turn.
-    """
+    """Lines {name: values or (x, values)}, each in its own color and dash; marker: their points' letters."""
     picture, [[axis]] = new_picture(title, (6.0, 3.2))
     axis.set_prop_cycle(color=COLORS, linestyle=STYLES)
     facts = []
@@ -37,10 +34,7 @@ def curves(lines, x=None, title="", xlabel="", ylabel="", logx=False, logy=False
 
 
 def bars(names, values, title="", xlabel="", numbers=".1%", limit=None, points=None):
-    """Horizontal bars, one for each name, their values written at the end; `limit` is where the axis ends.
-
-    points: for each name the values that its bar is the mean of, drawn as dots.
-    """
+    """Horizontal bars with their values; points: for each name the values that its bar is the mean of."""
     values = as_array(values).tolist()
     written = [format(value, numbers) for value in values]
     picture, [[axis]] = new_picture(title, (6.0, 0.28 * len(values) + 1.0))
@@ -61,10 +55,7 @@ def bars(names, values, title="", xlabel="", numbers=".1%", limit=None, points=N
 
 def heatmap(values, title="", xlabel="", ylabel="", rows=None, columns=None, numbers=None, unit="",
             limits=None, size=4.0, diagonal=True):
-    """A matrix (R, C) as colored cells; `numbers` is a format such as ".2f", `unit` names the colors.
-
-    diagonal=False leaves the diagonal white, so that the colors of a confusion matrix tell mistakes apart.
-    """
+    """A matrix (R, C) as colored cells; numbers: a format such as ".2f". diagonal=False leaves that white."""
     values = as_array(values)
     R, C = values.shape
     colored = values if diagonal else np.where(np.eye(R, C, dtype=bool), np.nan, values)

@@ -72,10 +72,7 @@ def block_diagram(image, title, pool="mean"):
 
 
 def axes_boxes(sizes, order, before=None, after=None, title=""):
-    """Axes {name: size} as blocks, split by a reshape, brought into `order` by permute, merged by a reshape.
-
-    before, after: the names in groups that are one axis, such as [["row", "y"], ["column", "x"]].
-    """
+    """Axes {name: size} as blocks; before, after: groups of names that are one axis, as [["row", "y"]]."""
     names, places = list(sizes), {}
     steps = [("at first", before), ("reshape" if before else "axes", [[name] for name in names]),
              (f"permute{tuple(map(names.index, order))}", [[name] for name in order]), ("reshape", after)]

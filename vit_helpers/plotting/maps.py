@@ -59,10 +59,7 @@ def attention_on_image(image, weights, query, title="", labels=None):
 
 
 def maps_on_images(images, maps, labels=None, title=""):
-    """Images (M, 3, H, W), one in each row, and beside it `maps` {name: (M, rows, columns)} as cells.
-
-    The maps of a name are on one scale, which is that of `on_scale`; the largest cell is framed.
-    """
+    """Images (M, 3, H, W), and beside each its maps {name: (M, rows, columns)}; each name has its scale."""
     n, across, facts = len(images), 1 + len(maps), []
     labels = [f"image {i}" for i in range(n)] if labels is None else labels
     picture, axes = new_picture(title, (1.75 * across, 1.8 * n + 0.8), n, across)

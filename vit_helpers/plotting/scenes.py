@@ -33,10 +33,7 @@ def _name_regions(axis, mask, classes, least):
 
 
 def segmentations(images, masks, classes, title="", scale=1.5, wide=False):
-    """Images (N, 3, H, W), one in each column, and below them `masks` {name: int64 (N, H, W)} in colors.
-
-    Regions that are large enough are named. wide: an image in each row, its masks beside it.
-    """
+    """Images (N, 3, H, W), side by side unless `wide`, with their masks {name: int64 (N, H, W)} in colors."""
     assert len(classes) <= LAND.N, f"{len(classes)} classes are more than the {LAND.N} colors"
     masks, n, parts = {name: as_array(mask) for name, mask in masks.items()}, len(images), ["scene", *masks]
     rows, columns = (n, len(parts)) if wide else (len(parts), n)
@@ -60,10 +57,7 @@ def segmentations(images, masks, classes, title="", scale=1.5, wide=False):
 
 
 def land_use(image, masks, classes, title=""):
-    """A large image (3, H, W) and beside it each of `masks` {name: int64 (H, W)} as colored regions.
-
-    The regions of the first mask are outlined and named on the image too.
-    """
+    """A large image (3, H, W), outlined as in the first of `masks` {name: int64 (H, W)}, which are beside."""
     masks = {name: as_array(mask)[None] for name, mask in masks.items()}
     picture, first = segmentations([image], masks, classes, title, scale=3.2, wide=True), next(iter(masks))
     for c in np.unique(masks[first]):
@@ -85,8 +79,7 @@ def _box(axis, box, color, words, **style):
 def detections(images, found, truth, classes, title="", columns=4, labels=None, names=True):
     """Images (n, 3, H, W) with found boxes, blue if right, else orange and dotted, over true ones, dashed.
 
-    found: for each image boxes (m, 4), 0 to 1, classes (m,), scores (m,); None draws the truth alone, named.
-    truth: boxes (k, 4), classes (k,). Right is what overlaps a true box of its class by half.
+    found: of each boxes (m, 4), classes, scores, or None. truth: boxes (k, 4), classes. Right: IoU of a half.
     """
     n, rows, facts = len(images), -(-len(images) // columns), []
     labels = [""] * n if labels is None else labels
