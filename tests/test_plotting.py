@@ -172,20 +172,13 @@ def test_detections_draw_found_boxes_over_the_true_ones():
     assert texts(axis) == ["b", "d"] and len(axis.patches) == 4 and alt.endswith("boxes dashed: b, d.")
 
 
-def test_query_places_show_the_boxes_that_each_query_found():
-    used = torch.tensor([[True, False], [True, False]])
-    axes, _ = read(plotting.query_places(BOXES.expand(2, 2, 4), used, (1, 2), BOXES[:, 2:], "Tiles"))
-    assert axes[0].collections[0].get_offsets().tolist() == [[0.25, 0.25]] * 2 and axes[0].yaxis_inverted()
-    assert axes[0].lines[0].get_xydata().tolist() == [[0.5, 0.5]] and axes[1].get_title() == "query 1: 0%"
-
-
 def test_regions_are_drawn_with_their_names_and_agreement_is_told():
     axes, alt = read(plotting.segmentations(IMAGES[:2], dict(a=REGIONS, b=REGIONS.flip(0)), CLASSES, "Tiles"))
     assert np.array_equal(pixels(axes[4]), REGIONS[1]) and alt.endswith("b 75%; b 75%.")
-    (scene, truth), alt = read(plotting.land_use(IMAGES[0], {"truth": REGIONS[0]}, CLASSES, "Tiles"))
-    assert np.array_equal(pixels(truth), REGIONS[0]) and texts(truth) == texts(scene) == ["AC", "Re"]
-    assert truth.get_title() == "truth" and len(scene.collections) == 2
-    assert alt.endswith("colored regions. On the scene, the regions of the truth are outlined and named.")
+    wide = plotting.segmentations(IMAGES[:1], {"a": REGIONS[:1]}, CLASSES, "Tiles", wide=True)
+    (_, truth), alt = read(wide)
+    assert np.array_equal(pixels(truth), REGIONS[0]) and texts(truth) == ["AC", "Re"]
+    assert truth.get_title() == "a" and alt.endswith("with each its a as colored regions.")
     assert len({scenes.short_name(name) for name in CLASSES}) == 10
 
 

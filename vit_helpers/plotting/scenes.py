@@ -1,4 +1,4 @@
-"""Pictures of scenes: what each pixel is, which objects were found, and where each query looks."""
+"""Pictures of scenes: what each pixel is, and which objects were found."""
 
 import re
 
@@ -21,7 +21,7 @@ def short_name(name):
     return capitals[:2] if len(capitals) > 1 else name[:2]
 
 
-def _name_regions(axis, mask, classes, least):
+def name_regions(axis, mask, classes, least):
     """A class's two letters in each region of at least `least` pixels, where its border is farthest."""
     for c in np.unique(mask):
         regions, _ = ndimage.label(mask == c)
@@ -43,7 +43,7 @@ def segmentations(images, masks, classes, title="", scale=1.5, wide=False):
         show(line[0], as_pixels(image))
         for axis, mask in zip(line[1:], some, strict=True):
             show(axis, mask, cmap=LAND, vmin=-0.5, vmax=9.5)
-            _name_regions(axis, mask, classes, mask.size * (0.01 if wide else 0.03))
+            name_regions(axis, mask, classes, mask.size * (0.01 if wide else 0.03))
     for axis, name in zip(axes[0], parts, strict=True):
         axis.set(**{"title" if wide else "ylabel": name})
     handles = [Patch(color=LAND(c), label=f"{short_name(name)}  {name}") for c, name in enumerate(classes)]
@@ -53,17 +53,6 @@ def segmentations(images, masks, classes, title="", scale=1.5, wide=False):
               for i in range(n)]
     agree = f"; how many pixels agree with it, scene by scene: {'; '.join(shares)}" if others else ""
     picture.alt += f"{n} scene{'s' * (n > 1)}, with each its {first} as colored regions{agree}."
-    return picture
-
-
-def land_use(image, masks, classes, title=""):
-    """A large image (3, H, W), outlined as in the first of `masks` {name: int64 (H, W)}, which are beside."""
-    masks = {name: as_array(mask)[None] for name, mask in masks.items()}
-    picture, first = segmentations([image], masks, classes, title, scale=3.2, wide=True), next(iter(masks))
-    for c in np.unique(masks[first]):
-        picture.axes[0].contour(masks[first][0] == c, [0.5], colors="white", linewidths=0.8)
-    _name_regions(picture.axes[0], masks[first][0], classes, masks[first].size * 0.01)
-    picture.alt += f" On the scene, the regions of the {first} are outlined and named."
     return picture
 
 
@@ -104,23 +93,4 @@ def detections(images, found, truth, classes, title="", columns=4, labels=None, 
         facts.append(f"{len(true_boxes)} true, {len(boxes)} found, {hits.any(dim=1).sum()} right")
     drawn = "true boxes dashed" + ("" if found is None else " and found boxes solid")
     picture.alt += f"{n} scenes with {drawn}: {'; '.join(facts)}."
-    return picture
-
-
-def query_places(boxes, used, grid, anchors, title=""):
-    """The middles of each query's boxes (n, Q, 4) where `used` (n, Q); its anchor, of (Q, 2), is a cross."""
-    rows, columns = grid
-    middles, sides = (boxes[..., :2] + boxes[..., 2:]) / 2, (boxes[..., 2:] - boxes[..., :2]).mean(dim=2)
-    distances = (middles - anchors).norm(dim=2)                                                  # (n, Q)
-    picture, axes = new_picture(title, (1.6 * columns, 1.75 * rows + 0.4), rows, columns)
-    for q, (axis, here) in enumerate(zip(axes.flat, used.T, strict=True)):
-        x, y = middles[here, q].T
-        axis.scatter(x, y, s=60 * sides[here, q].clamp(min=0), color=COLORS[0], alpha=0.35, linewidth=0)
-        axis.plot(*anchors[q].tolist(), "+", color=COLORS[1], markersize=11, markeredgewidth=2)
-        axis.set(xlim=(0, 1), ylim=(1, 0), xticks=[], yticks=[], aspect="equal")
-        axis.set_title(f"query {q}: {here.float().mean():.0%}", fontsize=8)
-    off = [distances[here, q].mean().item() for q, here in enumerate(used.T) if here.any()]
-    mean = f"they lie {np.mean(off):.0%} of the side from the cross on average" if off else ""
-    picture.alt += (f"{rows} x {columns} panels, one for each query, with a cross where it starts and a dot "
-                    f"at the middle of each box that it found: {mean or 'no query found anything'}.")
     return picture
