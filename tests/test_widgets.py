@@ -99,7 +99,3 @@ def test_the_browser_of_predictions_finds_mistakes_by_class_and_confidence():
     assert "17 tiles, page 6 of 6" in alt(box)
     box.controls["above"].value = 100
     assert "No picture:</b> no tile (class: all, shown: right) has a confidence of 100" in box.picture.value
-
-
-def test_the_share_that_is_hidden():
-    assert "16 patches seen, painted, truth" in alt(BOXES["masked"]())

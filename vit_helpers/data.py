@@ -168,9 +168,9 @@ def random_dihedral(images, generator=None):
 
 
 def cutmix(images, generator=None):
-    """Images (B, C, H, W), a random rectangle of each from its partner, the batch backwards; their own share.
+    """Images (B, C, H, W) with a random rectangle of each from its partner, and the share that is its own.
 
-    Yun et al. 2019, "CutMix". The share, 0 to 1, is the same for all.
+    Partners are the batch backwards; the share is 0 to 1. Yun et al. 2019, "CutMix".
     """
     (height, width), side = images.shape[-2:], (1 - torch.rand((), generator=generator).item()) ** 0.5
     rows, columns = int(height * side), int(width * side)

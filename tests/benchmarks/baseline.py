@@ -49,12 +49,8 @@ def train_plain(root, train_index, test_index, epochs=5, seed=0, device="cpu"):
             loss.backward()
             optimizer.step()
         clock += perf_counter()
-        yield clock, _accuracy(model, test_loader, device)
+        model.eval()
+        with torch.no_grad():
+            hits = [(model(x.to(device)).argmax(dim=1).cpu() == y).float() for x, y in test_loader]
+        yield clock, torch.cat(hits).mean().item()
         clock -= perf_counter()
-
-
-@torch.no_grad()
-def _accuracy(model, loader, device):
-    model.eval()
-    hits = [(model(images.to(device)).argmax(dim=1).cpu() == labels).float() for images, labels in loader]
-    return torch.cat(hits).mean().item()

@@ -11,7 +11,7 @@ import importlib
 import json
 import math
 import re
-from dataclasses import dataclass
+from collections import namedtuple
 from pathlib import Path
 from time import perf_counter
 
@@ -36,14 +36,8 @@ PATHS = {                                            # time: its lessons, and wh
 MINUTES = re.compile(r"(?<=\*\*Minutes:\*\* )reading (\d+), running (?:under )?(\d+)(?:, exercises (\d+))?")
 
 
-@dataclass
-class Lesson:
-    """What the first cell of a notebook says; minutes are those of reading, running and exercises."""
-
-    title: str
-    minutes: tuple
-    needs: str
-    objectives: list
+# What the first cell of a notebook says; minutes: of reading, running and exercises.
+Lesson = namedtuple("Lesson", "title minutes needs objectives")
 
 
 def source(cell):
