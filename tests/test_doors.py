@@ -5,6 +5,8 @@ import json
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import DataLoader, Subset
+from torchvision.datasets import FakeData
 
 import vit_helpers as vit
 from vit_helpers import Tiles, VisionTransformer, fit, load_tiles, normalize
@@ -52,6 +54,9 @@ REFUSALS = {
     "patches of a CNN": (lambda _: train(torch.nn.Flatten(), recipe=vit.GOOD), ValueError, "keep_tokens=1.0"),
     "layers of a CNN": (lambda _: train(torch.nn.Linear(8, 2), recipe=vit.FINETUNE), ValueError,
                         "no parameters named `blocks.*layer_decay=1"),
+    "other data": (lambda _: train(tiles=DataLoader(TILES)), TypeError, r"DataLoader; use Tiles\.from_"),
+    "other tests": (lambda _: fit(small(), TILES, Subset(TILES, [0]), epochs=1), TypeError, "not Subset; us"),
+    "other data to judge": (lambda _: vit.evaluate(small(), FakeData(4)), TypeError, r"Tiles\(images, label"),
     "nothing to judge": (lambda _: vit.evaluate(small(), TILES.select([])), ValueError, "at least one"),
     "two views": (lambda _: vit.evaluate(small(), TILES, views=2), ValueError, "neither 1 nor 8"),
     "float picture": (lambda _: vit.predict(255 * torch.rand(3, 64, 64)), TypeError, "torch.uint8"),

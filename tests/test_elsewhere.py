@@ -17,7 +17,6 @@ import nbformat
 import pytest
 import timm
 import torch
-import torchvision
 from bs4 import BeautifulSoup
 from PIL import Image
 from torch import nn
@@ -164,16 +163,6 @@ def test_explanations_go_with_any_head_and_say_which_models_they_need():
     for explain in (vit_helpers.attention_maps, vit_helpers.gradient_rollout, vit_helpers.patch_evidence):
         with pytest.raises(TypeError, match=r"of vit_helpers, not .*timm\.models.*lesson 12"):
             explain(others, IMAGES)
-
-
-@pytest.mark.parametrize("theirs", [
-    torch.utils.data.DataLoader(TILES), torch.utils.data.Subset(TILES, range(9)),
-    torch.utils.data.TensorDataset(IMAGES), torchvision.datasets.FakeData(4)], ids=lambda d: type(d).__name__)
-def test_other_kinds_of_data_are_told_the_next_step(theirs):
-    for use in (lambda: fit(small(), theirs, epochs=1), lambda: fit(small(), TILES, theirs, epochs=1),
-                lambda: evaluate(small(), theirs)):
-        with pytest.raises(TypeError, match=r"not \w+; use Tiles\.from_folder.*Tiles\(images, labels"):
-            use()
 
 
 @pytest.mark.release
