@@ -1,11 +1,11 @@
-"""What matters: the measurements that lessons 11 and 17 plot, judged on a part of the training tiles.
+"""What matters: the measurements that lessons 11, 17, 20 and 22 plot, judged on a part of the training tiles.
 
     python tests/benchmarks/what_matters.py STUDY [--seeds 0 1 2] [--source eurosat] [--out FILE.json]
 
 STUDY is one of: walk, patch_size, positions, optimizers, learning_rate, rivals, compute, images, places,
-todays. The result goes to vit_helpers/measured.json where a lesson plots it, else to measurements.json. Only
-`images` and `places` report on test tiles; nothing is chosen by them. The seed sets first weights, order and
-augmentation.
+todays, words. The result goes to vit_helpers/measured.json where a lesson plots it, else to
+measurements.json. Only `images` and `places` report on test tiles; nothing is chosen by them. The seed sets
+first weights, order and augmentation.
 """
 
 import json
@@ -208,13 +208,14 @@ def places(trial):
         yield {"recipe": "good", "epochs": 5, "split": split, **Trial(*parts, trial.seeds)(GOOD, 5)}
 
 
-def lesson_20():
-    """What lesson 20 defines, by name: the very class that grows there."""
-    path = Path(__file__).parents[2] / "notebooks" / "20_todays_vits.ipynb"
-    space = {"math": math, "partial": partial, "torch": torch, "nn": nn, "F": F, "vit_helpers": vit_helpers}
+def defined_in(lesson, starts):
+    """What the cells of a lesson that start with one of `starts` define, by name: the very classes there."""
+    path = Path(__file__).parents[2] / "notebooks" / f"{lesson}.ipynb"
+    space = {"math": math, "partial": partial, "torch": torch, "nn": nn, "F": F, "vit_helpers": vit_helpers,
+             "QUICK": QUICK, "device": vit_helpers.pick_device()}
     for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
         text = "".join(cell["source"])
-        if "exercise" not in cell["metadata"].get("tags", []) and text.startswith(("class ", "def rot")):
+        if "exercise" not in cell["metadata"].get("tags", []) and text.startswith(starts):
             exec(compile(text, path.name, "exec"), space)
     return space
 
@@ -251,7 +252,7 @@ def todays(trial):
 
     Positions are also judged at 96 and 128 pixels, on 1,000 of the tiles: with mirrored margins and enlarged.
     """
-    space = lesson_20()
+    space = defined_in("20_todays_vits", ("class ", "def rot"))
     changes = {                                      # name: arguments of the lesson's class
         "as in 2021": {}, "sine-cosine": {}, "no positions": {"positions": "none"},
         "rotary": {"positions": "rotary"}, "4 registers": {"registers": 4},
@@ -298,9 +299,30 @@ def at_sizes(model, tiles):
     return found
 
 
+def words(trial):
+    """Lesson 22's models: which words of a caption count, with four ways to train; 400 batches of 128."""
+    lesson = defined_in("22_images_and_words", ("class ", "def ", "LANDS", "templates", "@torch", "TESTS"))
+    for name, encoder, batch in (
+            ("transformer", "TextEncoder", "plain_batch"), ("bag of words", "BagOfWords", "plain_batch"),
+            ("transformer, no rivals", "TextEncoder", "batch_without_rivals"),
+            ("transformer, twins", "TextEncoder", "batch_with_twins")):
+        row, seconds = {"model": name}, []
+        for seed in trial.seeds:
+            model, started = lesson["new_clip"](lesson[encoder], seed), process_time()
+            loss_of = lesson["loss_on"](trial.train, lesson[batch])
+            row["steps"] = len(vit_helpers.learn(model, loss_of, steps=400, recipe=QUICK, seed=seed))
+            seconds.append(process_time() - started)
+            found = {test: lesson["two_choices"](model, trial.judged, test, 1000) for test in lesson["TESTS"]}
+            pictures = lesson["look"](model, trial.judged.images)
+            found["classes from words"] = lesson["zero_shot"](model, pictures, trial.judged.labels, ["{b}"])
+            for test, accuracy in found.items():
+                row.setdefault(f"accuracy, {test}", []).append(round(accuracy, 4))
+        yield {**row, "seconds": round(statistics.median(seconds), 1)}
+
+
 def main():
     studies = {study.__name__: study for study in (walk, patch_size, positions, optimizers, learning_rate,
-                                                   rivals, compute, images, places, todays)}
+                                                   rivals, compute, images, places, todays, words)}
     parser = make_parser(__doc__)
     parser.add_argument("study", choices=studies)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
