@@ -144,6 +144,7 @@ QUOTED = {                                           # lesson: numbers that none
     "11": {"98.5%": "AiTLAS arena"},
     "08": {"84.9%": "RESULTS.md, without bf16 units", "96.8%": "the same"},
     "12": {"1.3 million": "Russakovsky et al. 2015, ImageNet"},
+    "22": {"49,152": "Radford et al. 2021, CLIP", "3.5%": "the same, averaging 80 wordings"},
     "18": {"14.2 million": "Ridnik et al. 2021", "21,841": "the same"},
 }
 

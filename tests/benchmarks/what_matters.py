@@ -316,8 +316,11 @@ def words(trial):
             loss_of = lesson["loss_on"](trial.train, lesson[batch])
             row["steps"] = len(vit_helpers.learn(model, loss_of, steps=400, recipe=QUICK, seed=seed))
             seconds.append(process_time() - started)
-            found = {test: lesson["two_choices"](model, trial.judged, kind, pairs, 1000)
-                     for test, (kind, pairs) in lesson["TESTS"].items()}
+            found = {}
+            for test, (kind, pairs) in lesson["TESTS"].items():
+                generator = torch.Generator().manual_seed(7)
+                images, facts = lesson["compose"](trial.judged, 1000, (kind,), generator)
+                found[test] = lesson["two_choices"](model, lesson["look"](model, images), facts, pairs)
             pictures = lesson["look"](model, trial.judged.images)
             found["classes from words"] = lesson["zero_shot"](model, pictures, trial.judged.labels, ["{b}"])
             for test, accuracy in found.items():

@@ -78,8 +78,10 @@ def softmax_loss(similarity, scale, bias):
         "sigmoid, then the logarithm: that is infinite where sigmoid is 0. Use F.logsigmoid.":
             lambda *case: siglip(*case, unsafe=True),
         "it is the mean over all n x n pairs; divide the sum by n.": lambda *case: siglip(*case, pairs=True),
-        "the bias is missing.": lambda similarity, scale, bias: siglip(similarity, scale, 0.0),
-        "the scale is missing.": lambda similarity, scale, bias: siglip(similarity, 1.0, bias),
+        "the bias is missing; it is added to each of the logits.":
+            lambda similarity, scale, bias: siglip(similarity, scale, 0.0),
+        "the scale is missing; each similarity is multiplied by it.":
+            lambda similarity, scale, bias: siglip(similarity, 1.0, bias),
         "the bias is added before the scale; it is scale * similarity + bias.":
             lambda similarity, scale, bias: siglip(similarity + bias, scale, 0.0),
         "this is CLIP's loss, in which a row's captions share one softmax; here each pair is a question of "
