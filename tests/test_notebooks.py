@@ -144,6 +144,7 @@ QUOTED = {                                           # lesson: numbers that none
     "11": {"98.5%": "AiTLAS arena"},
     "08": {"84.9%": "RESULTS.md, without bf16 units", "96.8%": "the same"},
     "12": {"1.3 million": "Russakovsky et al. 2015, ImageNet"},
+    "21": {"1.3 million": "Russakovsky et al. 2015, ImageNet"},
     "22": {"49,152": "Radford et al. 2021, CLIP", "3.5%": "the same, averaging 80 wordings"},
     "18": {"14.2 million": "Ridnik et al. 2021", "21,841": "the same"},
 }
@@ -203,7 +204,7 @@ def test_readme_is_short_and_has_the_test_command_of_ci():
 
 
 def test_the_package_holds_only_the_measurements_that_lessons_plot():
-    assert MEASURED.stat().st_size < 35_000
+    assert MEASURED.stat().st_size < 36_500
     assert set(json.loads(MEASURED.read_text(encoding="utf-8"))) == set(IN_LESSONS)
     others, page = json.loads(OTHERS.read_text(encoding="utf-8")), read("tests/benchmarks/RESULTS.md")
     assert not set(IN_LESSONS) & set(others)

@@ -1,13 +1,14 @@
-"""What matters: the measurements that lessons 11, 17, 20 and 22 plot, judged on a part of the training tiles.
+"""What matters: the measurements that lessons 11, 17 and 20 to 22 plot, judged on part of the training tiles.
 
     python tests/benchmarks/what_matters.py STUDY [--seeds 0 1 2] [--source eurosat] [--out FILE.json]
 
 STUDY is one of: walk, patch_size, positions, optimizers, learning_rate, rivals, compute, images, places,
-todays, words. The result goes to vit_helpers/measured.json where a lesson plots it, else to
+todays, labels, words. The result goes to vit_helpers/measured.json where a lesson plots it, else to
 measurements.json. Only `images` and `places` report on test tiles; nothing is chosen by them. The seed sets
 first weights, order and augmentation.
 """
 
+import copy
 import json
 import math
 import random
@@ -26,8 +27,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import vit_helpers
 from vit_helpers import GOOD, PLAIN, QUICK, Tiles, VisionTransformer, evaluate, fit, load_tiles
+from vit_helpers.evaluation import pooled_features
+from vit_helpers.heads import MaskedAutoencoder, masked_loss
 from vit_helpers.recipes import make_optimizers
+from vit_helpers.runtime import rounds
 
+FAST = replace(GOOD, muon_learning_rate=0.03, learning_rate=5e-3)        # lesson 21's, for short runs
+STARTS = "class ", "def ", "@torch"                  # of a lesson's cells that define something
+STEPS = {"masked autoencoder": 385, "self-distillation": 500}      # of `labels`: each about 80 seconds
 WHOLE = replace(GOOD, keep_tokens=1.0, keep_until=0.0)             # the good recipe without dropping patches
 
 
@@ -211,8 +218,9 @@ def places(trial):
 def defined_in(lesson, starts):
     """What the cells of a lesson that start with one of `starts` define, by name: the very classes there."""
     path = Path(__file__).parents[2] / "notebooks" / f"{lesson}.ipynb"
-    space = {"math": math, "partial": partial, "torch": torch, "nn": nn, "F": F, "vit_helpers": vit_helpers,
-             "QUICK": QUICK, "device": vit_helpers.pick_device()}
+    space = {"copy": copy, "math": math, "partial": partial, "torch": torch, "nn": nn, "F": F,
+             "vit_helpers": vit_helpers, "rounds": rounds, "QUICK": QUICK,
+             "device": vit_helpers.pick_device()}
     for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
         text = "".join(cell["source"])
         if "exercise" not in cell["metadata"].get("tags", []) and text.startswith(starts):
@@ -299,6 +307,57 @@ def at_sizes(model, tiles):
     return found
 
 
+def labels(trial):
+    """100 and 500 labels: from scratch, or from encoders that learned without labels, equally long.
+
+    Judged by the nearest labeled tiles, by a linear probe, and fine-tuned in all layers.
+    """
+    space, unlabeled, judged = defined_in("21_without_labels", STARTS), trial.train, trial.judged
+    arms = {100: {90: trial.seeds, 150: [seed for seed in trial.seeds if seed == 0]}, 500: {40: trial.seeds}}
+
+    def paint(model, random):                        # lesson 16's loss
+        chosen = torch.randint(len(unlabeled), (128,), generator=random)
+        images = vit_helpers.normalize(vit_helpers.random_dihedral(unlabeled.gather(chosen), random))
+        visible = vit_helpers.random_patches(128, 64, 0.25, random)
+        return masked_loss(model(images, visible), images, visible, 8)
+
+    def pretrained(way, seed):
+        torch.manual_seed(seed)
+        encoder = VisionTransformer(**GOOD.model)
+        if way == "masked autoencoder":
+            vit_helpers.learn(MaskedAutoencoder(encoder), paint, steps=STEPS[way], seed=seed)
+        if way == "self-distillation":
+            distiller = space["Distiller"](encoder, unlabeled)
+            vit_helpers.learn(distiller.student, distiller, steps=STEPS[way], seed=seed, recipe=FAST)
+            encoder = distiller.teacher.encoder
+        return encoder
+
+    def right(classes):
+        return round((classes == judged.labels).float().mean().item(), 4)
+
+    for way in ("from scratch", *STEPS):
+        started = process_time()
+        encoders = [pretrained(way, seed) for seed in trial.seeds]
+        seconds = round((process_time() - started) / len(encoders))
+        for count in (100, 500):
+            parts = [unlabeled.subset(count, seed=seed) for seed in trial.seeds]
+            found = {"nearest_accuracy": [], "probe_accuracy": []}
+            for encoder, part in zip(encoders, parts, strict=True):
+                features, queries = space["scaled"](*(pooled_features(encoder, t) for t in (part, judged)))
+                for name in ("nearest", "probe"):
+                    found[f"{name}_accuracy"].append(right(space[name](features, part.labels, queries)))
+            for n, seeds in arms[count].items():     # epochs, and for which seeds
+                tuned = []
+                for encoder, part, seed in zip(encoders, parts, seeds, strict=False):
+                    model = copy.deepcopy(encoder).requires_grad_()
+                    fit(model, part, epochs=n, recipe=replace(GOOD, batch_size=25), seed=seed)
+                    tuned.append(round(evaluate(model, judged).accuracy, 4))
+                if tuned:
+                    yield {"start": way, "seconds": seconds, "labels": count, **found, "epochs": n,
+                           "accuracy": tuned}
+                found = {}
+
+
 CAPTIONED = {                                        # name: text encoder and kind of batch in lesson 22
     "transformer": ("TextEncoder", "plain_batch"), "bag of words": ("BagOfWords", "plain_batch"),
     "transformer, no rivals": ("TextEncoder", "batch_without_rivals"),
@@ -330,7 +389,8 @@ def words(trial):
 
 def main():
     studies = {study.__name__: study for study in (walk, patch_size, positions, optimizers, learning_rate,
-                                                   rivals, compute, images, places, todays, words)}
+                                                   rivals, compute, images, places, todays, labels,
+                                                   words)}
     parser = make_parser(__doc__)
     parser.add_argument("study", choices=studies)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
@@ -342,6 +402,7 @@ def main():
     if args.study not in ("images", "places"):       # these two report on the test tiles
         learned, judged = learned.split(seed=1)
         kind = "validation"
+        judged = judged.subset(2000) if args.study == "labels" else judged
     what, rows = studies[args.study].__doc__.partition("\n")[0], []
     for row in studies[args.study](Trial(learned, judged, args.seeds)):
         print(row, flush=True)

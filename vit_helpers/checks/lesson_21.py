@@ -1,0 +1,97 @@
+"""Exercises of lesson 21: targets and their center, neighbors that vote, balanced targets."""
+
+import torch
+import torch.nn.functional as F
+
+from .base import exercise
+
+
+def targeted(outputs, center, temperature, dim=1, centered=True, renewed=False, raw=True, share=0.1,
+             times=False):
+    mean = (outputs if raw else outputs - center).mean(dim=0)
+    new = (1 - share) * center + share * mean
+    moved = outputs - (new if renewed else center if centered else 0)
+    return (moved * temperature if times else moved / temperature).softmax(dim=dim), new
+
+
+@exercise(
+    cases=lambda: [(torch.tensor([[0.3, 0.1], [0.1, 0.1]]), torch.tensor([0.1, 0.1]), 0.1),
+                   (torch.rand(5, 7), torch.rand(7), 0.04)],
+    mistakes={
+        "the center moves before it is subtracted, so each batch is centered with itself; use the old one "
+        "for the targets.":
+            lambda *case: targeted(*case, renewed=True),
+        "the center follows the centered outputs; it must follow the raw ones, or it never arrives.":
+            lambda *case: targeted(*case, raw=False),
+        "the center moves by 0.9 of the way; the old center keeps 0.9, the new mean gets 0.1.":
+            lambda *case: targeted(*case, share=0.9),
+        "nothing is subtracted from the outputs.": lambda *case: targeted(*case, centered=False),
+        "the outputs are multiplied by the temperature; dividing by a small one sharpens.":
+            lambda *case: targeted(*case, times=True),
+        "softmax runs over the images; the shares of one image, a row, must sum to 1.":
+            lambda *case: targeted(*case, dim=0),
+    })
+def targets_and_center(outputs, center, temperature):
+    return targeted(outputs, center, temperature)
+
+
+def voted(features, labels, queries, k, num_classes, normed=True, largest=True, weighted=True, one=False,
+          numbers=False):
+    if normed:
+        features, queries = F.normalize(features, dim=1), F.normalize(queries, dim=1)
+    near = (queries @ features.T).topk(1 if one else k, dim=1, largest=largest)                  # (M, k)
+    if numbers:
+        return near.indices[:, 0]
+    weights = near.values if weighted else torch.ones_like(near.values)
+    votes = queries.new_zeros(len(queries), num_classes).scatter_add(1, labels[near.indices], weights)
+    return votes.argmax(dim=1)
+
+
+@exercise(
+    cases=lambda: [(torch.tensor([[1.0, 0.0], [0.0, 2.0], [3.0, 3.0]]), torch.tensor([0, 1, 1]),
+                    torch.tensor([[2.0, 0.2]]), 2, 2),
+                   (torch.randn(60, 4), torch.randint(5, (60,)), torch.randn(200, 4), 6, 5)],
+    mistakes={
+        "the vectors are not normalized, so long ones count as near; divide each by its length.":
+            lambda *case: voted(*case, normed=False),
+        "the farthest tiles vote; the nearest have the largest cosine.":
+            lambda *case: voted(*case, largest=False),
+        "each neighbor has one whole vote; its vote should weigh as much as its cosine.":
+            lambda *case: voted(*case, weighted=False),
+        "only the nearest tile is asked; let k of them vote.": lambda *case: voted(*case, one=True),
+        "these are the numbers of the nearest tiles; look up their labels.":
+            lambda *case: voted(*case, numbers=True),
+    })
+def vote(features, labels, queries, k, num_classes):
+    return voted(features, labels, queries, k, num_classes)
+
+
+def balanced(outputs, temperature, rounds, order=(0, 1), safe=True, times=False):
+    scores = outputs * temperature if times else outputs / temperature
+    shares = (scores - scores.max() if safe else scores).exp()                                   # (B, K)
+    for _ in range(rounds):
+        for dim in order:
+            shares = shares / shares.sum(dim=dim, keepdim=True)
+    return shares
+
+
+@exercise(
+    cases=lambda: [(torch.tensor([[0.2, 0.0], [0.2, 0.1]]), 0.1, 1), (torch.rand(6, 4), 0.1, 3),
+                   (5 + torch.rand(3, 5), 0.05, 2)],
+    mistakes={
+        "the rows come first in each round; end with them, so that each image's shares sum to 1.":
+            lambda *case: balanced(*case, order=(1, 0)),
+        "only the rows are divided, which is softmax; divide each column by its sum first.":
+            lambda *case: balanced(*case, order=(1,)),
+        "only the columns are divided; after them, each row must sum to 1.":
+            lambda *case: balanced(*case, order=(0,)),
+        "one round is done; repeat both divisions `rounds` times.":
+            lambda outputs, temperature, rounds: balanced(outputs, temperature, 1),
+        "the outputs are multiplied by the temperature; divide by it.":
+            lambda *case: balanced(*case, times=True),
+        "exp of large numbers is infinite in float32; subtract the largest number of all first, which "
+        "changes no share.":
+            lambda *case: balanced(*case, safe=False),
+    })
+def balanced_targets(outputs, temperature, rounds):
+    return balanced(outputs, temperature, rounds)
