@@ -169,7 +169,8 @@ def land_use_map(model, picture, stride=16, batch_size=256):
     """
     (height, width), device = getattr(model, "encoder", model).img_size, next(model.parameters()).device
     if picture.shape[1] < height or picture.shape[2] < width or not 1 <= stride <= min(height, width):
-        raise ValueError(f"windows {height} x {width} cannot cover {tuple(picture.shape)}, stride={stride}")
+        raise ValueError(f"windows of {height} x {width} pixels cannot cover {tuple(picture.shape)} with "
+                         f"stride={stride}; give a larger picture, and a stride of 1 to {min(height, width)}")
     stride = max(stride, min(height, width)) if smoke() else stride
     rows, columns = ([*range(0, whole - part, stride), whole - part]
                      for whole, part in zip(picture.shape[1:], (height, width), strict=True))
