@@ -23,7 +23,7 @@ from vit_helpers.runtime import atomic_write
 
 OTHERS = Path(__file__).with_name("measurements.json")
 IN_LESSONS = ("learning_rate", "walk", "patch_size", "positions", "optimizers", "rivals", "images", "compute",
-              "places", "todays", "labels", "words", "race", "best-eurosat")
+              "places", "photos", "todays", "labels", "words", "race", "best-eurosat")
 
 
 def make_parser(description):

@@ -3,7 +3,7 @@
     python tests/benchmarks/what_matters.py STUDY [--seeds 0 1 2] [--source eurosat] [--out FILE.json]
 
 STUDY is one of: walk, patch_size, positions, optimizers, learning_rate, rivals, compute, images, places,
-todays, labels, words. The result goes to vit_helpers/measured.json where a lesson plots it, else to
+photos, todays, labels, words. The result goes to vit_helpers/measured.json where a lesson plots it, else to
 measurements.json. Only `images` and `places` report on test tiles; nothing is chosen by them. The seed sets
 first weights, order and augmentation.
 """
@@ -215,6 +215,25 @@ def places(trial):
         yield {"recipe": "good", "epochs": 5, "split": split, **Trial(*parts, trial.seeds)(GOOD, 5)}
 
 
+def photos(trial):
+    """Lesson 19's example folder, more and more epochs; five draws, judged on the place kept for choices."""
+    path = Path(__file__).parents[2] / "notebooks" / "19_your_pictures.ipynb"
+    space = {}
+    for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+        if cell["cell_type"] == "code":
+            if 'measured("photos")' in (text := "".join(cell["source"])):        # draws it, then trains
+                break
+            exec(compile(text, path.name, "exec"), space)
+    trial.judged, trial.seeds = space["validation"], list(range(5))
+    for way, make, recipe, epochs in (("from scratch", "from_scratch", "SCRATCH", 60),
+                                      ("from the encoder", "from_encoder", "TUNED", 30)):
+        for longer in (1, 2, 4):
+            _, learned, accuracy = space["draws"](space[make], space[recipe], epochs * longer)
+            found = {"accuracy": accuracy, "accuracy_of_learned": learned}
+            yield {"way": way, "epochs": epochs * longer,
+                   **{name: [round(value, 4) for value in part.tolist()] for name, part in found.items()}}
+
+
 def defined_in(lesson, starts):
     """What the cells of a lesson that start with one of `starts` define, by name: the very classes there."""
     path = Path(__file__).parents[2] / "notebooks" / f"{lesson}.ipynb"
@@ -389,7 +408,7 @@ def words(trial):
 
 def main():
     studies = {study.__name__: study for study in (walk, patch_size, positions, optimizers, learning_rate,
-                                                   rivals, compute, images, places, todays, labels,
+                                                   rivals, compute, images, places, photos, todays, labels,
                                                    words)}
     parser = make_parser(__doc__)
     parser.add_argument("study", choices=studies)
@@ -404,11 +423,12 @@ def main():
         kind = "validation"
         judged = judged.subset(2000) if args.study == "labels" else judged
     what, rows = studies[args.study].__doc__.partition("\n")[0], []
-    for row in studies[args.study](Trial(learned, judged, args.seeds)):
+    trial = Trial(learned, judged, args.seeds)
+    for row in studies[args.study](trial):
         print(row, flush=True)
         rows.append(row)
-        record(args.study, {"what": what, "source": args.source, "seeds": args.seeds,
-                            "judged_on": f"{len(judged):,} {kind} tiles", "rows": rows}, args.out)
+        record(args.study, {"what": what, "source": args.source, "seeds": trial.seeds,
+                            "judged_on": f"{len(trial.judged):,} {kind} tiles", "rows": rows}, args.out)
 
 
 if __name__ == "__main__":
