@@ -161,10 +161,9 @@ def test_cutmix_mixes_targets_in_the_proportion_of_the_images():
 
 
 def test_label_smoothing_and_augmentation_reach_the_training(tiles):
-    recipes = PLAIN, Recipe(augment=True), Recipe(color=0.3), Recipe(label_smoothing=0.1)
-    plain, turned, colored, smoothed = (fit(small_model(), tiles[0], epochs=2, recipe=recipe).step_loss
-                                        for recipe in recipes)
-    assert plain != turned != colored != plain
+    plain, turned, smoothed = (fit(small_model(), tiles[0], epochs=2, recipe=recipe).step_loss
+                               for recipe in (PLAIN, Recipe(augment=True), Recipe(label_smoothing=0.1)))
+    assert turned != plain
     assert smoothed[0] == pytest.approx(plain[0]) and smoothed != plain  # the same of a uniform guess
 
 

@@ -167,18 +167,6 @@ def random_dihedral(images, generator=None):
     return turned
 
 
-def random_colors(images, amount, generator=None):
-    """Normalized images (B, C, H, W), each with its own brightness and contrast: 1 - amount to 1 + amount.
-
-    Brightness multiplies the pixels, where 0 is black, contrast their distance from the channel's mean.
-    """
-    draws = torch.rand(2, len(images), images.shape[1], 1, 1, generator=generator).to(images.device)
-    brightness, contrast = 1 + amount * (2 * draws - 1)                              # each (B, C, 1, 1)
-    pixels = (images + 1) / 2 * brightness
-    mean = pixels.mean(dim=(2, 3), keepdim=True)
-    return (mean + contrast * (pixels - mean)).clamp(0, 1) * 2 - 1
-
-
 def cutmix(images, generator=None):
     """Images (B, C, H, W) with a random rectangle of each from its partner, and the share that is its own.
 

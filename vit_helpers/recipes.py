@@ -23,7 +23,6 @@ class Recipe:
     warmup: float = 0.0                  # share of all steps in which the learning rate rises from zero
     decay: bool = False                  # after that: linearly down to zero at the last step; else constant
     augment: bool = False                # each tile in one of its eight flips and transposes
-    color: float = 0.0                   # how far brightness and contrast of each tile's channels may change
     label_smoothing: float = 0.0
     cutmix: float = 0.0                  # share of the batches that are mixed, in the first 90% of the steps
     keep_tokens: float = 1.0             # share of each image's patches that is used, at random, at first ...

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from .checkpoints import load_checkpoint, save_checkpoint
-from .data import batches, cutmix, random_colors
+from .data import batches, cutmix
 from .distributed import all_reduce_sum, rank, world_size
 from .evaluation import check_classes, check_tiles, evaluate
 from .patches import random_patches
@@ -191,7 +191,6 @@ def batch_losses(model, train, recipe, generator, progress, hits):
     batch_size = max(1, recipe.batch_size // world_size())
     feed = batches(train, batch_size, shuffle=True, augment=recipe.augment, generator=generator)
     for step, (images, labels) in enumerate(feed, done):
-        images = random_colors(images, recipe.color, generator) if recipe.color else images
         own = 1.0                                        # the share of each picture that is its own
         if recipe.cutmix and step / total < 0.9 and torch.rand((), generator=generator) < recipe.cutmix:
             images, own = cutmix(images, generator)
