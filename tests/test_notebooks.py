@@ -204,7 +204,7 @@ def test_readme_is_short_and_has_the_test_command_of_ci():
 
 
 def test_the_package_holds_only_the_measurements_that_lessons_plot():
-    assert MEASURED.stat().st_size < 40_000
+    assert MEASURED.stat().st_size < 30_000
     assert set(json.loads(MEASURED.read_text(encoding="utf-8"))) == set(IN_LESSONS)
     others, page = json.loads(OTHERS.read_text(encoding="utf-8")), read("tests/benchmarks/RESULTS.md")
     assert not set(IN_LESSONS) & set(others)

@@ -78,5 +78,8 @@ def record(name, facts, path=None):
     command = shlex.join(["python", f"tests/benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
     command = re.sub(r" --(out|folder|root|weights) \S+", "", command)       # places mean nothing elsewhere
     everything[name] = {"command": command, "date": date.today().isoformat(), "machine": machine(), **facts}
+    text = json.dumps(everything, indent=1)
+    for inner in (r"\[[^][{}]*\]", r"{[^{}]*}"):          # a row on one line
+        text = re.sub(inner, lambda found: " ".join(found[0].split()), text)
     with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(everything, indent=1) + "\n", encoding="utf-8")
+        temporary.write_text(text + "\n", encoding="utf-8")
