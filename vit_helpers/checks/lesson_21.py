@@ -1,4 +1,4 @@
-"""Exercises of lesson 21: targets and their center, neighbors that vote, balanced targets."""
+"""Exercises of lesson 21: targets and their center, leave-one-out neighbors, balanced targets."""
 
 import torch
 import torch.nn.functional as F
@@ -35,35 +35,47 @@ def targets_and_center(outputs, center, temperature):
     return targeted(outputs, center, temperature)
 
 
-def voted(features, labels, queries, k, num_classes, normed=True, largest=True, weighted=True, one=False,
+def voted(features, labels, k, temperature, num_classes, own="none", normed=True, weight="exp", largest=True,
           numbers=False):
-    if normed:
-        features, queries = F.normalize(features, dim=1), F.normalize(queries, dim=1)
-    near = (queries @ features.T).topk(1 if one else k, dim=1, largest=largest)                  # (M, k)
+    unit = F.normalize(features, dim=1) if normed else features
+    products = unit @ unit.T                                                                     # (N, N)
+    if own == "none":
+        products = products + torch.diag(torch.full((len(unit),), -torch.inf if largest else torch.inf))
+    near = products.topk(k, dim=1, largest=largest)
+    values, indices = (part[:, 1:] if own == "takes a place" else part for part in near)         # (N, k)
     if numbers:
-        return near.indices[:, 0]
-    weights = near.values if weighted else torch.ones_like(near.values)
-    votes = queries.new_zeros(len(queries), num_classes).scatter_add(1, labels[near.indices], weights)
+        return indices[:, 0]
+    weights = {"exp": (values / temperature).exp(), "times": (values * temperature).exp(), "cosine": values,
+               "one": torch.ones_like(values)}[weight]
+    votes = features.new_zeros(len(features), num_classes).scatter_add(1, labels[indices], weights)
     return votes.argmax(dim=1)
 
 
 @exercise(
-    cases=lambda: [(torch.tensor([[1.0, 0.0], [0.0, 2.0], [3.0, 3.0]]), torch.tensor([0, 1, 1]),
-                    torch.tensor([[2.0, 0.2]]), 2, 2),
-                   (torch.randn(60, 4), torch.randint(5, (60,)), torch.randn(200, 4), 6, 5)],
+    cases=lambda: [(torch.tensor([[5.0, 0.0], [4.0, 3.0], [3.0, 4.0], [3.0, -4.0]]),
+                    torch.tensor([0, 0, 1, 1]), 3, 0.1, 2),
+                   (torch.randn(200, 4), torch.randint(5, (200,)), 6, 0.1, 5),
+                   (torch.randn(60, 4), torch.randint(5, (60,)), 30, 0.5, 5)],
     mistakes={
+        "each tile votes for its own label, the nearest of all; only the others may vote.":
+            lambda *case: voted(*case, own="votes"),
+        "the tile itself takes one of the k places; take it out before you choose the k nearest.":
+            lambda *case: voted(*case, own="takes a place"),
+        "a vote weighs its cosine; let it weigh exp(cosine / temperature).":
+            lambda *case: voted(*case, weight="cosine"),
+        "each neighbor has one whole vote; let it weigh exp(cosine / temperature).":
+            lambda *case: voted(*case, weight="one"),
+        "the cosines are multiplied by the temperature; divide by it, so that a small one favors near tiles.":
+            lambda *case: voted(*case, weight="times"),
         "the vectors are not normalized, so long ones count as near; divide each by its length.":
             lambda *case: voted(*case, normed=False),
         "the farthest tiles vote; the nearest have the largest cosine.":
             lambda *case: voted(*case, largest=False),
-        "each neighbor has one whole vote; its vote should weigh as much as its cosine.":
-            lambda *case: voted(*case, weighted=False),
-        "only the nearest tile is asked; let k of them vote.": lambda *case: voted(*case, one=True),
         "these are the numbers of the nearest tiles; look up their labels.":
             lambda *case: voted(*case, numbers=True),
     })
-def vote(features, labels, queries, k, num_classes):
-    return voted(features, labels, queries, k, num_classes)
+def leave_one_out(features, labels, k, temperature, num_classes):
+    return voted(features, labels, k, temperature, num_classes)
 
 
 def balanced(outputs, temperature, rounds, order=(0, 1), safe=True, times=False):
