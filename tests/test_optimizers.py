@@ -27,13 +27,15 @@ def test_muon_takes_the_steps_of_pytorchs_up_to_rounding_and_goes_on_from_its_st
     torch.testing.assert_close(ours, theirs, atol=1e-4 if fast else 2e-3, rtol=0)    # a bfloat16 has 8 bits
 
 
-def test_the_good_recipe_gives_muon_the_matrices_of_the_blocks_and_adamw_the_rest():
-    model = VisionTransformer(**GOOD.model)
+@pytest.mark.parametrize(("stem", "filters"), [("linear", 0), ("conv", 7)])
+def test_the_good_recipe_gives_muon_the_matrices_of_blocks_and_conv_stem_and_adamw_the_rest(stem, filters):
+    model = VisionTransformer(**GOOD.model, stem=stem)
     names = {id(p): name for name, p in model.named_parameters()}
     muon, adamw = recipes.make_optimizers(model, GOOD)
     assert isinstance(muon, recipes.Muon) and isinstance(adamw, torch.optim.AdamW)
     groups = [[names[id(p)] for p in group["params"]] for group in (*muon.param_groups, *adamw.param_groups)]
-    assert len(groups[0]) == 4 * 4 and all(name.startswith("blocks.") for name in groups[0])
+    assert len(groups[0]) == filters + 4 * 4
+    assert all(name.startswith(("blocks.", "patch_embed.proj.")) for name in groups[0])
     assert sorted(name for group in groups for name in group) == sorted(names.values())
     for group in adamw.param_groups:
         assert {p.ndim >= 2 for p in group["params"]} == {group["weight_decay"] > 0}

@@ -17,6 +17,6 @@ from .pretrained import (
     pretrained_facts,
     stage_differences,
 )
-from .recipes import BEST, FINETUNE, GOOD, PLAIN, QUICK, RECIPES, Muon, Recipe
+from .recipes import BEST, CONV, FINETUNE, GOOD, PLAIN, QUICK, RECIPES, Muon, Recipe
 from .runtime import has_fast_bf16, pick_device
 from .training import History, fit, learn

@@ -27,8 +27,9 @@ class PatchEmbedding(nn.Module):
 
 
 class ConvStem(nn.Module):
-    """Images (B, C, height, width) -> tokens (B, N, D) by small stride-2 convolutions, one for each halving.
+    """Images (B, C, height, width) -> tokens (B, N, D) by small convolutions, as a CNN begins.
 
+    For each halving two of 3x3 with batch norm and ReLU, the first with stride 2; at last one of 1x1. After
     Xiao et al. 2021. Raises ValueError unless patch_size is 2, 4, 8, ...
     """
 
@@ -37,16 +38,14 @@ class ConvStem(nn.Module):
         halvings = {2**i: i for i in range(1, 11)}.get(patch_size)
         if halvings is None:
             raise ValueError(f"a convolutional stem needs a patch size of 2, 4, 8, 16, ..., not {patch_size}")
-        channels, layers = in_channels, []
-        for left in reversed(range(halvings)):               # how many convolutions are left after this one
-            width = max(8, embed_dim // 2**left) if left else embed_dim
-            # Overlapping windows first; the last one (2x2) sees only its own four positions.
-            kernel, padding = (2, 0) if left == 0 else (4, 1) if left == halvings - 1 else (3, 1)
-            layers += [nn.Conv2d(channels, width, kernel, stride=2, padding=padding), nn.GELU()]
-            # PyTorch's default would shrink the signal in each layer, until the positions drown it.
-            nn.init.kaiming_normal_(layers[-2].weight, nonlinearity="relu")
-            channels = width
-        self.proj = nn.Sequential(*layers[:-1])              # no activation after the last one
+        layers, last = [], in_channels
+        for left in reversed(range(halvings)):               # how many halvings are left after this one
+            width = max(8, embed_dim // 2**left)
+            for channels, stride in ((last, 2), (width, 1)):
+                layers += [nn.Conv2d(channels, width, 3, stride, padding=1, bias=False),
+                           nn.BatchNorm2d(width), nn.ReLU()]
+            last = width
+        self.proj = nn.Sequential(*layers, nn.Conv2d(last, embed_dim, 1))
 
     def forward(self, images):
         return self.proj(images).flatten(2).transpose(1, 2)  # (B, D, rows, columns) -> (B, D, N) -> (B, N, D)

@@ -14,7 +14,7 @@ class Recipe:
     """Everything that `fit` can vary; `model` holds the arguments of VisionTransformer that go with it."""
 
     model: dict = field(default_factory=dict)
-    optimizer: str = "adam"              # "sgd", "adam", "adamw"; "muon" for the blocks' matrices, else AdamW
+    optimizer: str = "adam"              # "sgd", "adam", "adamw"; "muon" for blocks and ConvStem, else AdamW
     learning_rate: float = 1e-3          # of SGD, Adam or AdamW
     weight_decay: float = 0.0            # of the same, matrices only
     muon_learning_rate: float = 2e-2
@@ -37,8 +37,9 @@ GOOD = Recipe(model={"positions": "sincos", "pool": "mean", "dropout": 0.0},
               decay=True, augment=True, label_smoothing=0.1, keep_tokens=0.25, keep_until=0.8, bf16=True)
 QUICK = replace(GOOD, muon_learning_rate=0.02, learning_rate=4e-3, warmup=0.05)    # for less than two epochs
 BEST = replace(GOOD, cutmix=0.5, keep_until=0.6)         # for long runs, which begin to learn tiles by heart
+CONV = replace(BEST, model={**BEST.model, "stem": "conv"})       # the strongest here, at about twice the time
 FINETUNE = replace(GOOD, layer_decay=0.75, keep_until=0.0)       # for an encoder that is trained already
-RECIPES = {"plain": PLAIN, "quick": QUICK, "good": GOOD, "best": BEST}
+RECIPES = {"plain": PLAIN, "quick": QUICK, "good": GOOD, "best": BEST, "conv": CONV}
 
 
 class Muon(torch.optim.Optimizer):
@@ -89,6 +90,7 @@ def orthogonalized(matrices):
 
 
 BLOCK = re.compile(r"\bblocks\.(\d+)\.")               # in the name of a parameter, also inside a wrapper
+TURNED = re.compile(r"\bblocks\.|\bpatch_embed\.proj\.\d")      # what Muon gets: also a ConvStem's filters
 OPTIMIZERS = {"sgd": partial(torch.optim.SGD, momentum=0.9, nesterov=True), "adam": torch.optim.Adam,
               "adamw": torch.optim.AdamW, "muon": torch.optim.AdamW}
 
@@ -106,7 +108,7 @@ def make_optimizers(model, recipe):
         if block := BLOCK.search(name):
             above = depth - int(block[1])
         share = recipe.layer_decay**above
-        if p.requires_grad and recipe.optimizer == "muon" and "blocks." in name and p.ndim >= 2:
+        if p.requires_grad and recipe.optimizer == "muon" and p.ndim >= 2 and TURNED.search(name):
             muon.setdefault(share, []).append(p)
         elif p.requires_grad:
             rest.setdefault((p.ndim >= 2, share), []).append(p)

@@ -26,7 +26,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 import vit_helpers
-from vit_helpers import GOOD, PLAIN, QUICK, Tiles, VisionTransformer, evaluate, fit, load_tiles
+from vit_helpers import CONV, GOOD, PLAIN, QUICK, Tiles, VisionTransformer, evaluate, fit, load_tiles
 from vit_helpers.evaluation import pooled_features
 from vit_helpers.heads import MaskedAutoencoder, masked_loss
 from vit_helpers.recipes import make_optimizers
@@ -206,13 +206,23 @@ def images(trial):
 
 
 def places(trial):
-    """The recipe good on two splits of one size, 60/20/20: at random, and by longitude; on the test tiles."""
-    tiles = load_tiles("eurosat")
+    """ViT, ViT with a convolutional stem and CNN on two splits of 60/20/20: at random, and by longitude.
+
+    `accuracy` is that of the test tiles, `validation` that of the part by which recipes were chosen.
+    """
+    tiles, stem = load_tiles("eurosat"), {"model": {**GOOD.model, "stem": "conv"}}
     learned, test = tiles.split()
-    spatial = tiles.spatial_split()
-    for split, parts in (("random", (learned.split(0.25, seed=1)[0], test)),
-                         ("spatial", (spatial[0], spatial[2]))):
-        yield {"recipe": "good", "epochs": 5, "split": split, **Trial(*parts, trial.seeds)(GOOD, 5)}
+    splits = {"random": (*learned.split(0.25, seed=1), test), "spatial": tiles.spatial_split()}
+    for model, network, name, recipe, epochs in (
+            ("ViT", VisionTransformer, "good", GOOD, 5),
+            ("ViT, convolutional stem", VisionTransformer, "good", replace(GOOD, **stem), 5),
+            ("CNN", SmallCNN, "good", replace(WHOLE, muon_learning_rate=0.024), 5),     # its best in `rivals`
+            ("ViT, convolutional stem", VisionTransformer, "conv", CONV, 15)):
+        for split, (train, validation, test) in splits.items():
+            judged = Trial(train, test, trial.seeds)
+            row = judged(recipe, epochs, network=network)
+            yield {"model": model, "recipe": name, "epochs": epochs, "split": split, **row, "validation":
+                   [round(evaluate(trained, validation).accuracy, 4) for trained in judged.models]}
 
 
 def photos(trial):
