@@ -37,7 +37,7 @@ GOOD = Recipe(model={"positions": "sincos", "pool": "mean", "dropout": 0.0},
               decay=True, augment=True, label_smoothing=0.1, keep_tokens=0.25, keep_until=0.8, bf16=True)
 QUICK = replace(GOOD, muon_learning_rate=0.02, learning_rate=4e-3, warmup=0.05)    # for less than two epochs
 BEST = replace(GOOD, cutmix=0.5, keep_until=0.6)         # for long runs, which begin to learn tiles by heart
-CONV = replace(BEST, model={**BEST.model, "stem": "conv"})       # the strongest here, at about twice the time
+CONV = replace(BEST, model={**BEST.model, "stem": "conv"}, keep_until=0.8)       # the strongest here
 FINETUNE = replace(GOOD, layer_decay=0.75, keep_until=0.0)       # for an encoder that is trained already
 RECIPES = {"plain": PLAIN, "quick": QUICK, "good": GOOD, "best": BEST, "conv": CONV}
 

@@ -148,7 +148,8 @@ def readme_results():
     split = [row for row in best if "80/20" in row["data"]]
     vit, cnn = [row for row in everything["images"]["rows"]
                 if row["images"] == 1000 and row["optimizer"] == "muon"]
-    known, new = everything["places"]["rows"]
+    places = {(row["model"], row["recipe"], row["split"]): row for row in everything["places"]["rows"]}
+    seeds = f"{len(everything['places']['seeds'])} training seeds"
     minutes = statistics.mean(row["seconds"] for row in split) / 60
     raced, trained = f"{len(everything['race']['seeds'])} training seeds", f"{len(split)} training seeds"
     rows = [
@@ -164,8 +165,10 @@ def readme_results():
         ("The same, averaged over eight flips and transposes",
          percent([row["test_accuracy_8_views"] for row in split]),
          f"8 times the cost of an answer, {trained}"),
-        ("**In new places**: recipe `good`, 5 epochs, 60/20/20 split by longitude", percent(new["accuracy"]),
-         f"split at random, same sizes: {percent(known['accuracy'])}; {len(new['accuracy'])} training seeds"),
+        *((f"**In new places** (60/20/20 by longitude): {model}, recipe `{recipe}`, {row['epochs']} epochs",
+           percent(row["accuracy"]), "split at random, same sizes: "
+           f"{percent(places[model, recipe, 'random']['accuracy'])}; {seeds}")
+          for (model, recipe, split), row in places.items() if split == "spatial"),
         ("Only 1,000 labeled tiles: ViT, and a CNN of its size, both with Muon",
          f"{percent(vit['accuracy'])}, {percent(cnn['accuracy'])}", f"{vit['epochs']} epochs, 1 seed"),
     ]

@@ -208,7 +208,7 @@ def images(trial):
 def places(trial):
     """ViT, ViT with a convolutional stem and CNN on two splits of 60/20/20: at random, and by longitude.
 
-    `accuracy` is that of the test tiles, `validation` that of the part by which recipes were chosen.
+    `accuracy` is that of the test tiles, `validation_accuracy` that of the part by which recipes were chosen.
     """
     tiles, stem = load_tiles("eurosat"), {"model": {**GOOD.model, "stem": "conv"}}
     learned, test = tiles.split()
@@ -221,8 +221,9 @@ def places(trial):
         for split, (train, validation, test) in splits.items():
             judged = Trial(train, test, trial.seeds)
             row = judged(recipe, epochs, network=network)
-            yield {"model": model, "recipe": name, "epochs": epochs, "split": split, **row, "validation":
-                   [round(evaluate(trained, validation).accuracy, 4) for trained in judged.models]}
+            known = [round(evaluate(trained, validation).accuracy, 4) for trained in judged.models]
+            yield {"model": model, "recipe": name, "epochs": epochs, "split": split, **row,
+                   "validation_accuracy": known}
 
 
 def photos(trial):
@@ -432,12 +433,11 @@ def main():
         learned, judged = learned.split(seed=1)
         kind = "validation"
         judged = judged.subset(2000) if args.study == "labels" else judged
-    what, rows = studies[args.study].__doc__.partition("\n")[0], []
-    trial = Trial(learned, judged, args.seeds)
+    trial, rows = Trial(learned, judged, args.seeds), []
     for row in studies[args.study](trial):
         print(row, flush=True)
         rows.append(row)
-        record(args.study, {"what": what, "source": args.source, "seeds": trial.seeds,
+        record(args.study, {"source": args.source, "seeds": trial.seeds,
                             "judged_on": f"{len(trial.judged):,} {kind} tiles", "rows": rows}, args.out)
 
 
