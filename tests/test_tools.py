@@ -11,7 +11,7 @@ from vit_helpers import VisionTransformer
 
 pytestmark = [pytest.mark.release, pytest.mark.filterwarnings("ignore")]
 KINDS = {"cls, learned": {"pool": "cls", "positions": "learned"},
-         "mean, sincos": {"pool": "mean", "positions": "sincos"}}
+         "mean, sincos": {"pool": "mean", "positions": "sincos"}, "conv": {"stem": "conv"}}
 IMAGES = torch.randn(5, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
 
