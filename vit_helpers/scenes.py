@@ -2,7 +2,6 @@
 
 import torch
 import torch.nn.functional as F
-from torchvision.ops import box_iou
 
 from .runtime import smoke
 
@@ -51,37 +50,44 @@ def objects(tiles, n, size=96, counts=(1, 6), sides=(16, 36), generator=None):
     if not sides[0] <= sides[1] <= size or counts[1] > (size // sides[0]) ** 2:
         raise ValueError(f"counts={counts}, sides={sides}: these do not fit into {size} x {size} pixels")
     n, present = min(n, 16) if smoke() else n, tiles.labels.unique()
-    images, all_boxes, all_classes = torch.empty(n, 3, size, size, dtype=torch.uint8), [], []
-    for image in images:
-        ground = torch.randint(len(tiles), (), generator=generator)
-        image[:] = F.interpolate(tiles.images[ground][None], size, mode="bilinear", antialias=True)
-        others = present[present != tiles.labels[ground]]
-        count = torch.randint(counts[0], counts[1] + 1, (), generator=generator).item()
-        boxes = _free_places(size, count, *sides, generator)
-        classes = others[torch.randint(len(others), (count,), generator=generator)]
-        pasted = tiles.images[_tiles_of(tiles, classes, generator)][:, None]           # (k, 1, 3, H, W)
-        for (x1, y1, x2, y2), tile in zip(boxes.tolist(), pasted, strict=True):
-            image[:, y1:y2, x1:x2] = F.interpolate(tile, x2 - x1, mode="bilinear", antialias=True)
-        all_boxes.append(boxes / size)
-        all_classes.append(classes)
-    return images, all_boxes, all_classes
+    ground = torch.randint(len(tiles), (n,), generator=generator)
+    images = F.interpolate(tiles.images[ground], size, mode="bilinear", antialias=True)
+    count = torch.randint(counts[0], counts[1] + 1, (n,), generator=generator)
+    scene = torch.arange(n).repeat_interleave(count)                                   # of each of M objects
+    places = _free_places(size, count, *sides, generator)                              # (M, 4)
+    own = torch.searchsorted(present, tiles.labels[ground])[scene]                     # the ground's class
+    other = torch.randint(len(present) - 1, scene.shape, generator=generator)
+    classes = present[other + (other >= own)]                                          # any but that
+    chosen, widths = _tiles_of(tiles, classes, generator), places[:, 2] - places[:, 0]
+    for width in widths.unique().tolist():                                             # one call a size
+        same = widths == width
+        small = F.interpolate(tiles.images[chosen[same]], width, mode="bilinear", antialias=True)
+        for i, (x1, y1, x2, y2), tile in zip(scene[same].tolist(), places[same].tolist(), small, strict=True):
+            images[i, :, y1:y2, x1:x2] = tile
+    return images, list((places / size).split(count.tolist())), list(classes.split(count.tolist()))
 
 
 def _free_places(size, count, small, large, generator):
-    """`count` squares of whole pixels that do not overlap: int64 (count, 4), left, top, right, bottom."""
-    for attempt in range(200):
-        boxes, most = torch.zeros(0, 4, dtype=torch.long), max(small, large - attempt // 4)
-        while len(boxes) < count:
-            side = torch.randint(small, most + 1, (), generator=generator)
-            corners = torch.randint(int(size - side) + 1, (50, 2), generator=generator)  # 50 tries at once
-            tried = torch.cat([corners, corners + side], dim=1)
-            free = tried[(box_iou(tried, boxes) == 0).all(dim=1)]
-            if not len(free):
-                break
-            boxes = torch.cat([boxes, free[:1]])
-        else:
-            return boxes
-    raise ValueError(f"{count} objects of {small} pixels or more do not fit into {size} x {size}; use fewer")
+    """For n scenes `count` (n,) squares of whole pixels that do not overlap: int64 (count.sum(), 4)."""
+    wanted = torch.arange(count.max() if len(count) else 0) < count[:, None]           # (n, K)
+    found, left = torch.zeros(*wanted.shape, 4, dtype=torch.long), torch.arange(len(count))
+    for attempt in range(200):                                                         # for the scenes left
+        most, free = max(small, large - attempt // 4), torch.ones(len(left), dtype=torch.bool)
+        boxes = torch.zeros(len(left), *found.shape[1:], dtype=torch.long)             # empty, in no way
+        for k in range(boxes.shape[1]):
+            side = torch.randint(small, most + 1, (len(left), 1, 1), generator=generator)
+            corners = (torch.rand(len(left), 50, 2, generator=generator) * (size - side + 1)).long()
+            tried = torch.cat([corners, corners + side], dim=2)                        # 50 tries at once
+            low, high = tried[:, :, None].split(2, dim=3)                              # each (n, 50, 1, 2)
+            apart = (low >= boxes[:, None, :, 2:]) | (high <= boxes[:, None, :, :2])   # (n, 50, K, 2)
+            fits = apart.any(dim=3).all(dim=2)                                         # (n, 50)
+            boxes[:, k] = tried[torch.arange(len(left)), fits.byte().argmax(dim=1)]    # the first that fits
+            free &= fits.any(dim=1) | ~wanted[left, k]
+        found[left[free]], left = boxes[free], left[~free]
+        if not len(left):
+            return found[wanted]
+    raise ValueError(f"{count[left[0]]} objects of {small} pixels or more do not fit into {size} x {size}; "
+                     "use fewer")
 
 
 def clips(tiles, n, frames=8, size=32, generator=None):
