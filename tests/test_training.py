@@ -240,7 +240,7 @@ def test_learn_stops_where_the_loss_is_not_finite_and_ends_early_with_ctrl_c(cap
     assert len(losses) == 20 and "interrupted after 20 of 100 steps" in capsys.readouterr().out
 
 
-def test_a_test_run_stops_after_two_steps(tiles, monkeypatch):
+def test_a_test_run_stops_after_four_steps(tiles, monkeypatch):
     monkeypatch.setenv("VIT_SMOKE", "1")
-    assert len(fit(small_model(), tiles[0], epochs=9, recipe=PLAIN).step_loss) == 2
-    assert len(module.learn(nn.Linear(1, 1), lambda model, _: model(torch.ones(1)).sum(), steps=9)) == 2
+    assert len(fit(small_model(), tiles[0], epochs=9, recipe=PLAIN).step_loss) == 4
+    assert len(module.learn(nn.Linear(1, 1), lambda model, _: model(torch.ones(1)).sum(), steps=9)) == 4

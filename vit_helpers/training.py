@@ -79,7 +79,7 @@ def learn(model, loss_of, *, steps, recipe=GOOD, seed=0, device=None):
     `seed`) for its draws. Optimizers, rates, schedule and precision are the recipe's; what it says about
     tiles is left to `loss_of`. Ctrl-C ends training early.
     """
-    device, steps = pick_device(device), min(steps, 2) if smoke() else steps
+    device, steps = pick_device(device), min(steps, 4) if smoke() else steps
     model.to(device).train()
     optimizers, generator, losses = make_optimizers(model, recipe), torch.Generator().manual_seed(seed), []
     schedules = make_schedules(optimizers, recipe, steps)
@@ -111,7 +111,7 @@ def fit(model, train, test=None, *, epochs, recipe=GOOD, seed=0, device=None, ch
         train = train.select(torch.arange(rank(), len(train) // n * n, n))
     train, history, generator = train.to(device), History(), torch.Generator().manual_seed(seed + rank())
     steps = math.ceil(len(train) / max(1, recipe.batch_size // world_size()))        # of a whole epoch
-    total = min(max(1, round(epochs * steps)), 2 if smoke() else math.inf)
+    total = min(max(1, round(epochs * steps)), 4 if smoke() else math.inf)
     optimizers = make_optimizers(model, recipe)
     schedules = make_schedules(optimizers, recipe, total)
     settings = {**asdict(recipe), "epochs": epochs, "tiles": len(train), "seed": seed}
