@@ -15,7 +15,8 @@ from test_in_the_wild import picture, put
 
 import vit_helpers.__main__ as module
 import vit_helpers.pretrained
-from vit_helpers import Tiles, predict, save_checkpoint, training
+from vit_helpers import Tiles, load_pretrained, predict, save_checkpoint, training
+from vit_helpers.evaluation import class_means, familiarity, pooled_features
 from vit_helpers.synthetic import synthetic_tiles
 
 
@@ -43,14 +44,14 @@ def facts_of(folder, name):
 
 
 def test_train_writes_weights_and_facts_that_evaluate_finds_again(run, monkeypatch, tmp_path):
-    words = ("train", "--source", "synthetic", "--epochs", 2, "--seed", 3)
+    words = ("train", "--source", "synthetic", "--epochs", 2, "--seed", 3, "--split-seed", 5)
     code, printed, _ = run(*words)
     facts = facts_of(tmp_path / "out", "synthetic")
     run(*words)                                              # the same weights, bit for bit
     assert facts_of(tmp_path / "out", "synthetic")["sha256"] == facts["sha256"]
     assert code == 0 and len([*(tmp_path / "out").iterdir()]) == 2
     assert (facts["seed"], facts["test_tiles"], facts["recipe"]["name"]) == (3, 10, "good")
-    assert facts["data"] == "synthetic, 60 tiles, split 80/20 with seed 0"
+    assert facts["data"] == "synthetic, 60 tiles, split 80/20 with seed 5"
     assert facts["command"].startswith("python -m vit_helpers train --source synthetic --epochs 2 --seed 3")
     assert facts["history"]["test_accuracy"][1:] == [facts["test_accuracy"]]
     code, judged, _ = run("evaluate", "--name", "synthetic")
@@ -61,15 +62,23 @@ def test_train_writes_weights_and_facts_that_evaluate_finds_again(run, monkeypat
 
 
 def test_validation_tiles_are_kept_apart(run, monkeypatch, tmp_path):
-    evaluate = Mock(wraps=module.evaluate)
+    evaluate, fit = Mock(wraps=module.evaluate), Mock(wraps=module.fit)
     monkeypatch.setattr(module, "evaluate", evaluate)
-    words = ("--source", "synthetic", "--recipe", "plain", "--report", "end", "--validation")
-    assert run("train", *words)[0] == 0
+    monkeypatch.setattr(module, "fit", fit)
+    words = ("--source", "synthetic", "--recipe", "plain", "--report", "end", "--validation", "--seed", 4)
+    assert run("train", *words, "--batch-size", 7)[0] == 0 and fit.call_args.args[2] is None
+    assert (fit.call_args.kwargs["seed"], fit.call_args.kwargs["recipe"].batch_size) == (4, 7)
     facts = facts_of(tmp_path / "out", "synthetic")
-    assert "split 60/20/20" in facts["data"] and facts["model"]["pool"] == "cls" and facts["temperature"] > 0
-    judged = [call.args[1].images for call in evaluate.call_args_list]
-    test, again, validation = ({image.numpy().tobytes() for image in images} for images in judged)
+    assert "split 60/20/20" in facts["data"] and facts["model"]["pool"] == "cls"
+    judged = [call.args[1] for call in evaluate.call_args_list]
+    test, again, validation = ({image.numpy().tobytes() for image in tiles.images} for tiles in judged)
     assert len(test) == len(validation) == 10 and test == again and not test & validation
+    model, learned = load_pretrained(tmp_path / "out" / "synthetic.pt"), fit.call_args.args[1]
+    means = class_means(pooled_features(model, learned), learned.labels, 10)
+    torch.testing.assert_close(torch.tensor(facts["class_means"]), means, atol=1e-4, rtol=0)
+    assert (familiarity(pooled_features(model, judged[2]), means) >= facts["usual_from"]).sum() == 9   # of 10
+    best = vit_helpers.evaluate(model, judged[2]).best_temperature()
+    assert facts["temperature"] == pytest.approx(best, abs=1e-4)
 
 
 def test_a_folder_of_pictures_is_learned_from_judged_and_used_as_the_readme_says(run, tmp_path):
@@ -86,7 +95,7 @@ def test_a_folder_of_pictures_is_learned_from_judged_and_used_as_the_readme_says
     code, judged, _ = run("evaluate", "--weights", mine, "--data", folder)
     assert code == 0 and judged[judged.index("accuracy"):].strip() in printed
     assert "say where: --data FOLDER" in run("evaluate", "--weights", mine)[2]
-    path = folder / names[-1]
+    path = folder / "summer" / "16 bits.tif"                # of which the weights know what is white
     code, printed, _ = run("predict", path, "--weights", mine, "--map", tmp_path / "map ü.png")
     assert code == 0 and printed.startswith(f"{path}: ") and "summer" in printed and "Winter ü" in printed
 
@@ -141,13 +150,13 @@ def test_predict_answers_for_each_picture_and_goes_on_after_a_bad_one(run, monke
     assert len(complaints.splitlines()) == 1 and "bad.png cannot be read" in complaints
 
 
-@pytest.mark.parametrize("int8", [False, True])
-def test_export_writes_a_file_that_answers_as_predict_does(run, monkeypatch, tmp_path, int8):
+@pytest.mark.parametrize(("name", "int8"), [("eurosat", False), ("synthetic", True)])
+def test_export_writes_a_file_that_answers_as_predict_does(run, monkeypatch, tmp_path, name, int8):
     """In about ten lines without PyTorch, with what the file itself says."""
     runtime = pytest.importorskip("onnxruntime")
     monkeypatch.undo()                                       # the shipped weights
     tiles, out = torch.from_numpy(synthetic_tiles(6)[0]), tmp_path / "out" / "ü.onnx"
-    code, printed, complaints = run("export", "--name", "synthetic", "--out", out, *["--int8"] * int8)
+    code, printed, complaints = run("export", "--name", name, "--out", out, *["--int8"] * int8)
     assert code == 0 and printed == f"{out}: {0.8 if int8 else 2.5} MB\n" and complaints == ""
     assert [*out.parent.iterdir()] == [out]
     session = runtime.InferenceSession(out.read_bytes(), providers=["CPUExecutionProvider"])
@@ -156,7 +165,7 @@ def test_export_writes_a_file_that_answers_as_predict_does(run, monkeypatch, tmp
     assert tiles.shape[2:] == tuple(known["size"])
     images = ((tiles.numpy() / known["white"] - known["mean"]) / known["std"]).astype(np.float32)
     found = session.run(["probabilities"], {"images": images})[0]
-    predictions = [predict(tile, "synthetic") for tile in tiles]
+    predictions = [predict(tile, name) for tile in tiles]
     assert known["classes"] == list(predictions[0].classes)
     wanted = np.stack([prediction.probabilities.numpy() for prediction in predictions])
     np.testing.assert_allclose(found, wanted, atol=0.05 if int8 else 1e-4)
@@ -168,5 +177,3 @@ def test_export_says_what_is_missing(run, monkeypatch, tmp_path):
     code, printed, complaints = run("export", "--name", "synthetic", "--out", tmp_path / "x.onnx")
     assert code == 2 and printed == "" and not [*tmp_path.iterdir()]
     assert complaints == "error: ONNX files need onnx and onnxscript; run: pip install onnx onnxscript\n"
-    code, _, complaints = run("export", "--weights", "mine.onnx")
-    assert code == 2 and complaints.startswith("error: no shipped weights are named 'mine.onnx'; choose")

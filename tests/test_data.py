@@ -125,13 +125,6 @@ def test_batches_bring_every_tile_once():
         assert [len(images) for images, _ in found] == [64, 64, 64, 11]
 
 
-def test_batches_equal_those_of_a_dataloader_with_workers(few):
-    part = few.select(torch.arange(59, -1, -2))
-    loader = torch.utils.data.DataLoader(part, batch_size=16, num_workers=2)
-    for ours, theirs in zip(batches(part, 16), loader, strict=True):
-        assert all(map(torch.equal, ours, theirs))
-
-
 def test_augmented_batches_are_repeatable_and_hold_the_same_tiles_turned(few):
     def run(seed, shuffle=True):
         random = torch.Generator().manual_seed(seed)

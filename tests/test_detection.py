@@ -71,6 +71,7 @@ def test_at_first_every_query_says_nothing_and_is_at_its_place():
 @pytest.mark.parametrize(("k", "queries"), [(4, 4), (3, 5), (1, 4), (0, 2)])
 def test_matching_is_the_cheapest_of_all_permutations(k, queries, seed):
     (logits,), (boxes,) = answers(1, queries, seed)
+    boxes = 0.9 * boxes[:1] + 0.1 * boxes                    # so near to each other that the class counts too
     classes, true = torch.randint(3, (k,)), some_boxes(k)
     giou, sure = generalized_box_iou(boxes, true), logits.softmax(dim=1)
 
@@ -87,8 +88,8 @@ def test_matching_is_the_cheapest_of_all_permutations(k, queries, seed):
 def test_points_on_objects():
     middles = small(img_size=(16, 32)).patch_middles
     assert middles[[0, 3, 4]].tolist() == [[0.125, 0.25], [0.875, 0.25], [0.125, 0.75]]
-    boxes = torch.tensor([[0, 0, 0.5, 0.5], [0.625, 0, 1, 1.0]])             # the left border is inside
-    assert object_at(middles, boxes).tolist() == [0, 0, 1, 1, -1, -1, 1, 1]
+    boxes = torch.tensor([[0, 0, 0.375, 0.5], [0.625, 0, 1, 1.0]])  # left borders are inside, right ones not
+    assert object_at(middles, boxes).tolist() == [0, -1, 1, 1, -1, -1, 1, 1]
     assert object_at(middles, boxes[:0]).tolist() == [-1] * 8
 
 

@@ -109,7 +109,7 @@ def test_the_loss_is_zero_for_the_right_velocity_and_hides_a_share_of_the_classe
 
 
 @pytest.mark.parametrize(("guidance", "way"), [(0, [1, 1]), (1, [0.5, 1.75]), (2, [0, 2.5])])
-def test_guidance_exaggerates_the_class_and_heun_is_exact_for_a_line(guidance, way):
+def test_guidance_exaggerates_the_class_and_heun_is_exact_for_a_line(full, guidance, way):
     model = Velocity(lambda x, time, number: (number + 2 * time).expand_as(x))
     image, pictures = generate(model, [0, 1], guidance, steps=5, generator=seeded(), keep=1)
     noise = 0.35 * torch.randn(2, 3, 8, 12, generator=seeded())

@@ -32,7 +32,7 @@ def test_the_good_recipe_gives_muon_the_matrices_of_blocks_and_conv_stem_and_ada
     model = VisionTransformer(**GOOD.model, stem=stem)
     names = {id(p): name for name, p in model.named_parameters()}
     muon, adamw = recipes.make_optimizers(model, GOOD)
-    assert isinstance(muon, recipes.Muon) and isinstance(adamw, torch.optim.AdamW)
+    assert type(muon) is recipes.Muon and type(adamw) is torch.optim.AdamW and muon.defaults["weight_decay"]
     groups = [[names[id(p)] for p in group["params"]] for group in (*muon.param_groups, *adamw.param_groups)]
     assert len(groups[0]) == filters + 4 * 4
     assert all(name.startswith(("blocks.", "patch_embed.proj.")) for name in groups[0])

@@ -80,12 +80,12 @@ def test_a_click_on_a_patch_moves_both_sliders_and_temperature_sharpens(monkeypa
     original, seen = widgets.plotting.attention_on_image, []
     monkeypatch.setattr(widgets.plotting, "attention_on_image", lambda *a: seen.append(a[1]) or original(*a))
     box = BOXES["attention"]()
-    buttons = box.children[-1].children[1].children[1].children
+    buttons, box.controls["block"].value = box.children[-1].children[1].children[1].children, 0
     buttons[49].click()
     assert (box.controls["row"].value, box.controls["column"].value) == (6, 1)
     mean = IMAGE[:, 48:56, 8:16].float().mean(dim=(1, 2)).int().tolist()
     assert buttons[49].style.button_color == "#{:02x}{:02x}{:02x}".format(*mean)
-    torch.testing.assert_close(seen[-1].flatten(1), MAPS[-1, :, 49])         # temperature 1 is the model
+    torch.testing.assert_close(seen[-1].flatten(1), MAPS[0, :, 49])          # temperature 1 is the model
     for box.controls["temperature"].value in (10.0, 0.1):
         torch.testing.assert_close(seen[-1].sum(dim=(1, 2)), torch.ones(2))
     assert seen[-2].amax() < seen[-3].amax() < seen[-1].amax()
@@ -94,8 +94,20 @@ def test_a_click_on_a_patch_moves_both_sliders_and_temperature_sharpens(monkeypa
 def test_the_browser_of_predictions_finds_mistakes_by_class_and_confidence():
     box = leafing()
     assert "3 tiles, page 1 of 1" in alt(box) and alt(box).count("(86%)") == 3
+    box.controls["truth"].value = CLASSES[2]
+    assert "2 tiles" in alt(box)
+    box.controls["truth"].value = "all"
     box.controls["kind"].value = "right"
     box.controls["page"].value = 200
     assert "17 tiles, page 6 of 6" in alt(box)
     box.controls["above"].value = 100
     assert "No picture:</b> no tile (class: all, shown: right) has a confidence of 100" in box.picture.value
+
+
+def test_a_control_draws_for_the_value_that_it_shows(monkeypatch):
+    asked, cosines, generate, cell_maps = [], [], widgets.generate, widgets.plotting.cell_maps
+    monkeypatch.setattr(widgets, "generate", lambda *a: asked.append(a[2]) or generate(*a))
+    monkeypatch.setattr(widgets.plotting, "cell_maps", lambda maps, labels, mark, **k: cosines.append(
+        maps[0][mark]) or cell_maps(maps, labels, mark=mark, **k))
+    assert [BOXES[name]() for name in ("guidance", "position_similarity")] and set(asked) == {0, 1, 4}
+    assert cosines == pytest.approx([1]) and ": 16 patches seen" in alt(BOXES["masked"]())
