@@ -26,7 +26,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 import vit_helpers
-from vit_helpers import BEST, CONV, GOOD, PLAIN, QUICK, Tiles, VisionTransformer, evaluate, fit, load_tiles
+from vit_helpers import CONV, GOOD, PLAIN, QUICK, Tiles, VisionTransformer, evaluate, fit, load_tiles
 from vit_helpers.evaluation import pooled_features
 from vit_helpers.heads import MaskedAutoencoder, masked_loss
 from vit_helpers.recipes import make_optimizers
@@ -217,7 +217,6 @@ def places(trial):
             ("ViT", VisionTransformer, "good", GOOD, 5),
             ("ViT, convolutional stem", VisionTransformer, "good", replace(GOOD, **stem), 5),
             ("CNN", SmallCNN, "good", replace(WHOLE, muon_learning_rate=0.024), 5),     # its best in `rivals`
-            ("ViT", VisionTransformer, "best", BEST, 15),
             ("ViT, convolutional stem", VisionTransformer, "conv", CONV, 15)):
         for split, (train, validation, test) in splits.items():
             if epochs == 15 and split == "random":       # `best.py` says more about that
