@@ -21,8 +21,8 @@ MEASURED = Path(__file__).parent / "measured.json"       # written by tests/benc
 def load_pretrained(name="auto"):
     """A trained VisionTransformer in eval mode, on the CPU. Needs no network.
 
-    name: "eurosat" (trained on EuroSAT's 64x64 tiles), "eurosat-conv" (with a convolutional stem, better
-    in new places), "synthetic" (on the stand-in tiles), "eurosat-plain" (EuroSAT with the plain recipe, for
+    name: "eurosat" (trained on EuroSAT's 64x64 tiles), "eurosat-conv" (with a convolutional stem, by
+    the recipe conv), "synthetic" (on the stand-in tiles), "eurosat-plain" (EuroSAT with the plain recipe, for
     comparison), or "auto": "eurosat", under VIT_SMOKE "synthetic". Or the path of your own, such as
     "weights/mine.pt", beside their facts in mine.json, as `python -m vit_helpers train` and `save_pretrained`
     write them. Raises ValueError for any other name, FileNotFoundError.

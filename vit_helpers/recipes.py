@@ -37,7 +37,7 @@ GOOD = Recipe(model={"positions": "sincos", "pool": "mean", "dropout": 0.0},
               decay=True, augment=True, label_smoothing=0.1, keep_tokens=0.25, keep_until=0.8, bf16=True)
 QUICK = replace(GOOD, muon_learning_rate=0.02, learning_rate=4e-3, warmup=0.05)    # for less than two epochs
 BEST = replace(GOOD, cutmix=0.5, keep_until=0.6)         # for long runs, which begin to learn tiles by heart
-CONV = replace(BEST, model={**BEST.model, "stem": "conv"}, keep_until=0.8)       # the strongest here
+CONV = replace(BEST, model={**BEST.model, "stem": "conv"}, keep_until=0.8)       # for new places
 FINETUNE = replace(GOOD, layer_decay=0.75, keep_until=0.0)       # for an encoder that is trained already
 RECIPES = {"plain": PLAIN, "quick": QUICK, "good": GOOD, "best": BEST, "conv": CONV}
 
@@ -90,7 +90,7 @@ def orthogonalized(matrices):
 
 
 BLOCK = re.compile(r"\bblocks\.(\d+)\.")               # in the name of a parameter, also inside a wrapper
-TURNED = re.compile(r"\bblocks\.|\bpatch_embed\.proj\.\d")      # what Muon gets: also a ConvStem's filters
+FOR_MUON = re.compile(r"\bblocks\.|\bpatch_embed\.proj\.\d")    # the blocks, and the filters of a ConvStem
 OPTIMIZERS = {"sgd": partial(torch.optim.SGD, momentum=0.9, nesterov=True), "adam": torch.optim.Adam,
               "adamw": torch.optim.AdamW, "muon": torch.optim.AdamW}
 
@@ -108,7 +108,7 @@ def make_optimizers(model, recipe):
         if block := BLOCK.search(name):
             above = depth - int(block[1])
         share = recipe.layer_decay**above
-        if p.requires_grad and recipe.optimizer == "muon" and p.ndim >= 2 and TURNED.search(name):
+        if p.requires_grad and recipe.optimizer == "muon" and p.ndim >= 2 and FOR_MUON.search(name):
             muon.setdefault(share, []).append(p)
         elif p.requires_grad:
             rest.setdefault((p.ndim >= 2, share), []).append(p)
