@@ -1,10 +1,11 @@
 """The race: the plain program against the course's recipes; same machine, same split, several seeds, in turn.
 
-    python tests/benchmarks/race.py [--seeds 0 1 2] [--runs quick:0.8 best:20] [--out FILE.json]
+    python tests/benchmarks/race.py [--seeds 0 1 2] [--runs quick:0.8 good+stem:5.5] [--out FILE.json]
 
-Needs EuroSAT.zip, in EUROSAT_ROOT or in the folder that --root names. Each run is a process of its own. Its
-clock starts when Python and PyTorch are loaded and the JPEG files are on the disk, covers everything up to
-the trained model, and is stopped during tests. The course decodes the files once, which is measured apart.
+A run is RECIPE:EPOCHS; +stem gives its ViT the convolutional stem. Needs EuroSAT.zip, in EUROSAT_ROOT or in
+the folder that --root names. Each run is a process of its own. Its clock starts when Python and PyTorch are
+loaded and the JPEG files are on the disk, covers everything up to the trained model, and is stopped during
+tests. The course decodes the files once, which is measured apart.
 """
 
 import os
@@ -43,8 +44,9 @@ def run_course(root, seed, recipe, epochs, bf16):
     started = perf_counter()
     train, test = load_tiles("eurosat", root=root).split()
     torch.manual_seed(seed)
-    settings = replace(RECIPES[recipe], bf16=bf16)
-    model = VisionTransformer(**settings.model)
+    settings = replace(RECIPES[recipe.removesuffix("+stem")], bf16=bf16)
+    shape = {**settings.model, "stem": "conv"} if recipe.endswith("+stem") else settings.model
+    model = VisionTransformer(**shape)
     fit(model, train, epochs=epochs, recipe=settings, seed=seed)
     seconds = perf_counter() - started
     result = {"seconds": seconds, "accuracy": evaluate(model, test).accuracy}

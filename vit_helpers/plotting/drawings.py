@@ -44,15 +44,15 @@ def block_diagram(image, title, pool="mean"):
     if pool == "cls":
         T, front, pooled = 65, "put CLS in front,\n", "keep the\nCLS token"
     stages = [("1  image", "3 x 64 x 64", "pixels", GRAY, 1.0, 1.0, 1),
-              ("2  patches", "64 x 192", "cut into\n8 x 8 patches", GRAY, 1.0, 1.0, 1),
+              ("2  patches", "64 x 192", "cut into 8 rows\nof 8 patches", GRAY, 1.0, 1.0, 1),
               ("3  embeddings", "64 x 128", "times a matrix\n192 x 128", BLUE, 0.8, 1.0, 8),
               ("4  positions", f"{T} x 128", f"{front}add a table\n{T} x 128", ORANGE, 0.8, 1.0, 8),
-              ("5  4 blocks", f"{T} x 128", "attention mixes,\nMLP transforms", GREEN, 0.8, 1.0, 1),
+              ("5  encoder", f"{T} x 128", "4 blocks: attention\nmixes, MLP transforms", GREEN, 0.8, 1.0, 1),
               ("6  head: pool", 128, pooled, GREEN, 0.8, 0.125, 1),
-              ("scores", 10, "times a matrix\n128 x 10", PINK, 0.2, 1.0, 10)]
+              ("6  head: scores", 10, "times a matrix\n128 x 10", PINK, 0.2, 1.0, 10)]
     picture, axis = canvas(title, 10.0, 2.5)
     x = 0.7 + 1.43 * np.arange(7)
-    for shift in (0.1, 0.05):
+    for shift in (0.15, 0.1, 0.05):
         block(axis, x[4] + shift, 1.45 + shift, "", GREEN, 0.8, 1.0)
     for here, (name, shape, what, color, width, height, cuts) in zip(x, stages, strict=True):
         block(axis, here, 1.45, "", color, width, height, rows=cuts)
