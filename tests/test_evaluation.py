@@ -36,6 +36,8 @@ def test_accuracy_loss_and_confusion_by_hand():
     assert sure.loss == pytest.approx(-math.log(0.9 * 0.8 * 0.3 * 0.7) / 4)
     assert torch.equal(RESULT.confusion, torch.tensor([[2, 1, 0], [1, 1, 0], [0, 1, 0]]))    # rows: the truth
     assert RESULT.calibration_error(bins=3) == pytest.approx((2 * 0.55 + 4 * 0.1) / 6)  # 2, 4 images
+    sure = Evaluation(50 * torch.eye(3), torch.arange(3), RESULT.classes)
+    assert sure.calibration(bins=4)[0].tolist() == [0, 0, 0, 3]              # 1 belongs to the last bin
     with pytest.raises(AssertionError):                      # it would be counted in the next class's row
         confusion_counts(torch.tensor([0]), torch.tensor([3]), 3)
 

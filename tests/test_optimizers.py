@@ -1,6 +1,7 @@
 """Muon and the schedules: equal to PyTorch's Muon, near U V^T, and what each recipe gives to whom."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -39,6 +40,8 @@ def test_the_good_recipe_gives_muon_the_matrices_of_blocks_and_conv_stem_and_ada
     assert sorted(name for group in groups for name in group) == sorted(names.values())
     for group in adamw.param_groups:
         assert {p.ndim >= 2 for p in group["params"]} == {group["weight_decay"] > 0}
+    [sgd] = recipes.make_optimizers(model, replace(GOOD, optimizer="sgd"))
+    assert type(sgd) is torch.optim.SGD and sgd.defaults["momentum"] == 0.9
 
 
 def test_lower_layers_learn_more_slowly_when_fine_tuning_and_frozen_ones_not_at_all():
