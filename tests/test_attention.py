@@ -44,6 +44,11 @@ def test_nothing_is_left_behind_and_images_do_not_change_each_others_explanation
     assert all(p.grad is None for p in model.parameters())
 
 
+def test_the_mean_of_the_evidence_is_the_logits():
+    model = small()
+    torch.testing.assert_close(patch_evidence(model, IMAGES).mean(dim=1), model(IMAGES), atol=1e-4, rtol=1e-4)
+
+
 def test_rollout_by_hand_and_its_rows_sum_to_one():
     first, second = [[1., 0.], [1., 0.]], [[0., 1.], [0., 1.]]       # all of token 0, all of token 1
     dropped = [[0., 0.], [0., 1.]]                   # a weight was taken out: the row must be repaired

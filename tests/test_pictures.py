@@ -37,7 +37,9 @@ def test_any_size_becomes_the_middle_square(tmp_path):
 def test_a_camera_that_was_turned_is_followed(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6                                         # turn by 90 degrees clockwise to see it upright
-    image = load_picture(saved(tmp_path, Image.fromarray(LEFT_RED), "turned.jpg", exif=exif))
+    file = saved(tmp_path, Image.fromarray(LEFT_RED), "turned.jpg", exif=exif)
+    image = load_picture(file)
+    assert torch.equal(image, load_picture(Image.open(file)))
     assert image[0, :28].float().mean() > 240 and image[2, 36:].float().mean() > 240     # red is above now
 
 
