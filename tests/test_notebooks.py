@@ -145,7 +145,7 @@ QUOTED = {                                           # lesson: numbers that none
     "08": dict.fromkeys(("83.3%", "97.4%", "0.7", "6.5"), "RESULTS.md, without bf16 units"),
     "12": {"1.3 million": "Russakovsky et al. 2015, ImageNet"},
     "21": {"1.3 million": "Russakovsky et al. 2015, ImageNet"},
-    "22": {"49,152": "Radford et al. 2021, CLIP", "3.5%": "the same, averaging 80 wordings"},
+    "22": {"49,152": "Radford et al. 2021, CLIP"},
     "18": {"14.2 million": "Ridnik et al. 2021", "21,841": "the same"},
 }
 
