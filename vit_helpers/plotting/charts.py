@@ -88,8 +88,10 @@ def reliability(count, confidence, accuracy, title=""):
     curve.set(ylabel="accuracy", xlim=(0, 1), ylim=(0, 1.02))
     curve.legend(fontsize=8)
     middles = (np.arange(len(count)) + 0.5) / len(count)
-    counts.bar(middles, count, width=0.9 / len(count), color=COLORS[0])
+    bars = counts.bar(middles, count, width=0.9 / len(count), color=COLORS[0])
+    counts.bar_label(bars, fontsize=7)
     counts.set(xlabel="confidence (largest probability)", ylabel="images", xlim=(0, 1))
+    counts.margins(y=0.15)                               # room for the labels
     bins = zip(count, confidence, accuracy, strict=True)
     facts = [f"{sure:.0%} sure, {right:.0%} right" for images, sure, right in bins if images]
     picture.alt += f"Reliability diagram: {', '.join(facts)}"
