@@ -14,7 +14,6 @@ from PIL import Image
 from test_in_the_wild import picture, put
 
 import vit_helpers.__main__ as module
-import vit_helpers.pretrained
 from vit_helpers import Tiles, load_pretrained, predict, save_checkpoint, training
 from vit_helpers.evaluation import class_means, familiarity, pooled_features
 from vit_helpers.synthetic import synthetic_tiles
@@ -22,13 +21,12 @@ from vit_helpers.synthetic import synthetic_tiles
 
 @pytest.fixture
 def run(monkeypatch, tmp_path, capsys):
-    """Run a command line on 60 synthetic tiles: (exit code, stdout, stderr); weights go to "out"."""
+    """Run a command line on 60 synthetic tiles: (exit code, stdout, stderr); in its own folder."""
     tiles = Tiles(*synthetic_tiles(60), source="synthetic")
     monkeypatch.setattr(module, "load_tiles", lambda source: tiles)
-    monkeypatch.setattr(vit_helpers.pretrained, "WEIGHTS", tmp_path / "out")
+    monkeypatch.chdir(tmp_path)
 
     def run(*words):
-        words = (*words, "--out", tmp_path / "out") if words[0] == "train" else words
         monkeypatch.setattr(sys, "argv", ["vit_helpers", *map(str, words)])
         try:
             code = module.main()
@@ -46,19 +44,19 @@ def facts_of(folder, name):
 def test_train_writes_weights_and_facts_that_evaluate_finds_again(run, monkeypatch, tmp_path):
     words = ("train", "--source", "synthetic", "--epochs", 2, "--seed", 3, "--split-seed", 5)
     code, printed, _ = run(*words)
-    facts = facts_of(tmp_path / "out", "synthetic")
+    facts = facts_of(tmp_path / "weights", "synthetic")
     run(*words)                                              # the same weights, bit for bit
-    assert facts_of(tmp_path / "out", "synthetic")["sha256"] == facts["sha256"]
-    assert code == 0 and len([*(tmp_path / "out").iterdir()]) == 2
+    assert facts_of(tmp_path / "weights", "synthetic")["sha256"] == facts["sha256"]
+    assert code == 0 and len([*(tmp_path / "weights").iterdir()]) == 2
     assert (facts["seed"], facts["test_tiles"], facts["recipe"]["name"]) == (3, 10, "good")
     assert facts["data"] == "synthetic, 60 tiles, split 80/20 with seed 5"
     assert facts["command"].startswith("python -m vit_helpers train --source synthetic --epochs 2 --seed 3")
     assert facts["history"]["test_accuracy"][1:] == [facts["test_accuracy"]]
-    code, judged, _ = run("evaluate", "--name", "synthetic")
+    code, judged, _ = run("evaluate", "--weights", "weights/synthetic.pt")
     assert code == 0 and judged.startswith("accuracy") and judged.strip() in printed     # the very same table
     more = Tiles(*synthetic_tiles(120), source="synthetic")
     monkeypatch.setattr(module, "load_tiles", lambda source: more)       # some of which they may have learned
-    assert "judged on 10 test tiles, here are 20" in run("evaluate", "--name", "synthetic")[2]
+    assert "judged on 10 test tiles, here are 20" in run("evaluate", "--weights", "weights/synthetic.pt")[2]
 
 
 def test_validation_tiles_are_kept_apart(run, monkeypatch, tmp_path):
@@ -68,28 +66,28 @@ def test_validation_tiles_are_kept_apart(run, monkeypatch, tmp_path):
     words = ("--source", "synthetic", "--recipe", "plain", "--report", "end", "--validation", "--seed", 4)
     assert run("train", *words, "--batch-size", 7)[0] == 0 and fit.call_args.args[2] is None
     assert (fit.call_args.kwargs["seed"], fit.call_args.kwargs["recipe"].batch_size) == (4, 7)
-    facts = facts_of(tmp_path / "out", "synthetic")
+    facts = facts_of(tmp_path / "weights", "synthetic")
     assert "split 60/20/20" in facts["data"] and facts["model"]["pool"] == "cls"
     judged = [call.args[1] for call in evaluate.call_args_list]
     test, again, validation = ({image.numpy().tobytes() for image in tiles.images} for tiles in judged)
     assert len(test) == len(validation) == 10 and test == again and not test & validation
-    model, learned = load_pretrained(tmp_path / "out" / "synthetic.pt"), fit.call_args.args[1]
+    model, learned = load_pretrained(tmp_path / "weights" / "synthetic.pt"), fit.call_args.args[1]
     means = class_means(pooled_features(model, learned), learned.labels, 10)
     torch.testing.assert_close(torch.tensor(facts["class_means"]), means, atol=1e-4, rtol=0)
     assert (familiarity(pooled_features(model, judged[2]), means) >= facts["usual_from"]).sum() == 9   # of 10
-    best = vit_helpers.evaluate(model, judged[2]).best_temperature()
+    best = module.evaluate(model, judged[2]).best_temperature()
     assert facts["temperature"] == pytest.approx(best, abs=1e-4)
 
 
 def test_a_folder_of_pictures_is_learned_from_judged_and_used_as_the_readme_says(run, tmp_path):
-    folder, mine = tmp_path / "Meine Fotos (Übung)", tmp_path / "out" / "mine.pt"
+    folder, mine = tmp_path / "Meine Fotos (Übung)", tmp_path / "weights" / "mine.pt"
     names = [f"{('summer', 'Winter ü')[i % 2]}/{i}.png" for i in range(20)]
     put({name: picture(12 * i, "PNG", (50 + i, 80)) for i, name in enumerate(names)}, folder)
     Image.fromarray(np.full((64, 64), 300, np.uint16)).save(folder / "summer" / "16 bits.tif")
     words = ("train", "--data", folder, "--epochs", 1, "--name", "mine")
     assert re.search(r"16 bits\.tif.* run from 300 to 300.*--white", run(*words)[2])
     code, printed, _ = run(*words, "--white", 3000)
-    facts = facts_of(tmp_path / "out", "mine")
+    facts = facts_of(tmp_path / "weights", "mine")
     assert code == 0 and printed.endswith(f"the weights are in {mine}\n")
     assert facts["classes"] == ["Winter ü", "summer"] and facts["data"].startswith("Meine Fotos (Übung), 21 ")
     code, judged, _ = run("evaluate", "--weights", mine, "--data", folder)
@@ -112,8 +110,9 @@ def test_ctrl_c_ends_the_command_without_weights_and_it_goes_on_when_called_agai
         code, printed, complaints = run(*words)
     done = torch.load(tmp_path / "run.pt")["history"]
     assert code == 130 and "model and history are usable" in printed and not complaints
-    assert len(done["loss"]) == 1 and not (tmp_path / "out" / "synthetic.pt").exists() and run(*words)[0] == 0
-    found = facts_of(tmp_path / "out", "synthetic")["history"]
+    assert len(done["loss"]) == 1
+    assert not (tmp_path / "weights" / "synthetic.pt").exists() and run(*words)[0] == 0
+    found = facts_of(tmp_path / "weights", "synthetic")["history"]
     assert len(found["loss"]) == 2 and found["seconds"][:1] == [round(x, 4) for x in done["seconds"]]
 
 
@@ -155,7 +154,7 @@ def test_export_writes_a_file_that_answers_as_predict_does(run, monkeypatch, tmp
     """In about ten lines without PyTorch, with what the file itself says."""
     runtime = pytest.importorskip("onnxruntime")
     monkeypatch.undo()                                       # the shipped weights
-    tiles, out = torch.from_numpy(synthetic_tiles(6)[0]), tmp_path / "out" / "ü.onnx"
+    tiles, out = torch.from_numpy(synthetic_tiles(6)[0]), tmp_path / "weights" / "ü.onnx"
     code, printed, complaints = run("export", "--name", name, "--out", out, *["--int8"] * int8)
     assert code == 0 and printed == f"{out}: {0.8 if int8 else 2.5} MB\n" and complaints == ""
     assert [*out.parent.iterdir()] == [out]

@@ -14,8 +14,8 @@ from record import IN_LESSONS, OTHERS
 from vit_helpers.pretrained import MEASURED
 
 KNOWN_TAGS = {"nbval-ignore-output", "nbval-skip", "exercise", "solution", "slider"}
-PAGES = [*NOTEBOOKS, *(ROOT / name for name in (
-    "README.md", "notebooks/TEACHING.md", "tests/benchmarks/RESULTS.md", ".github/SECURITY.md"))]
+PAGES = [*NOTEBOOKS, *(ROOT / name for name in ("README.md", "notebooks/TEACHING.md", "notebooks/GLOSSARY.md",
+                                                "tests/benchmarks/RESULTS.md", ".github/SECURITY.md"))]
 
 
 @pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
@@ -229,5 +229,5 @@ def test_the_workflow_runs_readmes_commands_on_all_pythons_that_readme_names():
     assert f'requires-python = ">=3.{first}"' in read("pyproject.toml")
     assert job["strategy"]["matrix"]["python"] == [f"3.{minor}" for minor in range(first, last + 1)]
     (unix,) = [line for line in readme.splitlines() if line.endswith("&& pytest")]
-    windows = re.search(r"\*\*Windows\*\* \(PowerShell\): `(.+?); jupyter lab", readme)[1] + "; pytest"
+    windows = re.search(r"\*\*Windows\*\* \(PowerShell\): `(.+?)jupyter lab", readme)[1] + "pytest"
     assert [step["run"] for step in job["steps"] if "pytest" in step.get("run", "")] == [unix, windows]

@@ -13,14 +13,14 @@ from . import RECIPES, Tiles, VisionTransformer, evaluate, fit, load_pretrained,
 from .checks.grade import verdicts
 from .distributed import process_group, rank
 from .evaluation import class_means, familiarity, pooled_features
-from .pretrained import WEIGHTS, pretrained_facts, save_pretrained
+from .pretrained import pretrained_facts, save_pretrained
 from .publish import publish
 from .runtime import atomic_write
 
 
 def train(args):
     """Train on four fifths of the tiles, report on the last fifth, write weights; also under torchrun."""
-    out = Path(args.out or ("weights" if args.data else WEIGHTS))
+    out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)               # better to fail before training than after it
     tiles = Tiles.from_folder(args.data, white=args.white) if args.data else load_tiles(args.source)
     learn, test = tiles.split(seed=args.split_seed)
@@ -163,7 +163,7 @@ def main():
     option("--report", default="epochs", choices=("epochs", "end"), help="when the test tiles are looked at")
     option("--checkpoint", help="a file to write after each epoch, and to go on from if it is there")
     option("--name", help="of the weights; default: the source")
-    option("--out", help="the folder for NAME.pt and NAME.json; default: the package's, with --data: weights")
+    option("--out", default="weights", help="the folder for NAME.pt and NAME.json")
     option = add("evaluate", judge)
     option("--weights", "--name", default="eurosat", help="shipped ones, or a file such as weights/mine.pt")
     option("--data", metavar="FOLDER", help="the pictures of your own that they were trained on")

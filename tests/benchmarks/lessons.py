@@ -27,9 +27,11 @@ from vit_helpers.runtime import atomic_write
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
 PATHS = {                                            # time: its lessons, and what to add
-    "two hours": ("00 02 03 05", "add exercises 2.1 and 5.1 where there is time"),
+    "two hours": ("00 02 03 05", "the reading alone; exercises 2.1 and 5.1 where there is time; tell in a "
+                  "minute each what 01 and 04 show"),
     "a day": ("00 01 02 03 04 05 07 08 10",
-              "add the exercises with one star, and one with two stars from each lesson"),
+              "add the exercises with one star, and one with two stars from each lesson, about two hours; "
+              "tell briefly what 06 and 09 show, or take two days"),
     "a term of 14 weeks": ("00+01 02+03 04 05 06+07 08 09 10+11 12+19 13+14 15+16 17+18 20 21+22",
                            "one entry a week, with its exercises"),
 }
@@ -122,7 +124,7 @@ def readme():
 def paths_through():
     """What fits into two hours, a day and a term, as a table."""
     minutes = {path.stem[:2]: first_cell(path).minutes for path in NOTEBOOKS}
-    lines = ["| time | lessons | minutes of reading | of exercises | |", "|---|---|---|---|---|"]
+    lines = ["| time | lessons | minutes of reading | of all exercises | |", "|---|---|---|---|---|"]
     for time, (chosen, advice) in PATHS.items():
         rows = [minutes[name] for name in re.findall(r"\d\d", chosen)]
         reading, exercises = sum(row[0] for row in rows), sum(row[2] for row in rows)

@@ -170,7 +170,7 @@ def readme_results():
         ("Plain tutorial program: post-norm, Adam, 5 epochs", percent(plain["test_accuracy"]),
          f"{plain['seconds']} s, {raced}"),
         ("Recipe `quick`, 0.8 epochs", percent(quick["test_accuracy"]), f"{quick['seconds']} s, {raced}"),
-        plan("To plan with: `quick`, 2 epochs; `good` with a convolutional stem, 2.5 and 6.5 epochs", fast,
+        plan("Longer: `quick`, 2 epochs; `good` with a convolutional stem, 2.5 and 6.5 epochs", fast,
              "an Intel Xeon"),
         plan("The same without bf16 units (AVX2)", slow, "that Xeon, with those units unused"),
         ("Recipe `best`, 45 epochs (seed 0 ships)", percent([row["test_accuracy"] for row in split]),
