@@ -59,14 +59,6 @@ def test_queries_run_through_the_unchanged_encoder_as_tokens_beside_the_patches(
     torch.testing.assert_close(of_patches, model.label(tokens[:, 1:17]))             # CLS is left out
 
 
-def test_at_first_every_query_says_nothing_and_is_at_its_place():
-    logits, boxes = small((2, 4))(torch.randn(2, 3, 32, 32))
-    middle, size = (boxes[0, :, :2] + boxes[0, :, 2:]) / 2, boxes[0, :, 2:] - boxes[0, :, :2]
-    assert (logits.argmax(dim=2) == 5).all() and ((size - 0.25).abs() < 0.01).all()
-    torch.testing.assert_close(middle[:, 0], torch.tensor([1, 3, 5, 7] * 2) / 8)
-    torch.testing.assert_close(middle[:, 1], torch.tensor([1, 1, 1, 1, 3, 3, 3, 3]) / 4)
-
-
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize(("k", "queries"), [(4, 4), (3, 5), (1, 4), (0, 2)])
 def test_matching_is_the_cheapest_of_all_permutations(k, queries, seed):

@@ -3,7 +3,6 @@
 import itertools
 import os
 import random
-import signal
 import subprocess
 import sys
 import time
@@ -12,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from vit_helpers import History, Tiles, VisionTransformer, evaluate, fit, load_checkpoint, save_checkpoint
+from vit_helpers import History, Tiles, VisionTransformer, fit, load_checkpoint, save_checkpoint
 from vit_helpers.synthetic import synthetic_tiles
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="Windows knows no such signals")
@@ -86,29 +85,3 @@ def test_a_full_disk_costs_neither_the_training_nor_the_old_checkpoint(tmp_path,
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     load_checkpoint(path, model=small_model(), history=found)
     assert len(found) == 1 and list(tmp_path.iterdir()) == [path]
-
-
-def interrupted_fit(path):
-    """Train until Ctrl-C, with a checkpoint after each of many short epochs; then look at what is there."""
-    model, found, tiles = small_model(), History(), few_tiles()
-    history = fit(model, tiles, tiles, epochs=100_000, checkpoint=path)
-    assert history.interrupted and len(history.loss) == len(history.seconds) == len(history.train_accuracy)
-    assert len(history.step_loss) == len(history.test_accuracy) == len(history) and str(history)
-    assert model.training and 0 <= evaluate(model, tiles).accuracy <= 1
-    load_checkpoint(path, model=small_model(), history=found)
-    assert len(history) - 1 <= len(found) <= len(history) and found.loss == history.loss[:len(found)]
-
-
-@ONCE_AND_OFTEN
-def test_ctrl_c_in_a_training_leaves_model_history_and_checkpoint(tmp_path, times):
-    path, chance = tmp_path / "run.pt", random.Random(0)
-    for _ in range(times):
-        path.unlink(missing_ok=True)
-        trainer = start("import sys, test_faults; test_faults.interrupted_fit(sys.argv[1])", path)
-        wait_for(path.exists, trainer)
-        time.sleep(chance.uniform(0, 0.1))
-        trainer.send_signal(signal.SIGINT)
-        said, complained = trainer.communicate(timeout=60)
-        assert "model and history are usable" in said, complained
-        assert trainer.returncode == 0, complained
-    assert list(tmp_path.iterdir()) == [path]

@@ -5,6 +5,7 @@ import torch
 
 from vit_helpers import VisionTransformer, heads, normalize, patchify, random_patches
 from vit_helpers.heads import DiffusionTransformer, MaskedAutoencoder, generate, load_head, masked_loss
+from vit_helpers.pretrained import save_pretrained
 
 
 def seeded(seed=0):
@@ -54,14 +55,6 @@ def test_the_loss_ignores_visible_patches():
     assert masked_loss(predicted.to("meta"), images, visible, 4).device.type == "meta"
     with pytest.raises(AssertionError, match=r"\(1, 6, 48\), not \(2, 6, 48\)"):
         masked_loss(predicted[:1], images, visible, 4)                       # else spread without a word
-
-
-def test_flow_points_and_time_features_by_hand():
-    noise = torch.ones(3, 1, 1, 1)
-    noisy, velocity = heads.flow_point(3 * noise, noise, torch.tensor([0, 0.25, 1]))
-    assert noisy.flatten().tolist() == [1, 1.5, 3] and velocity.flatten().tolist() == [2, 2, 2]
-    features = heads.generation.time_features(torch.tensor([0.0, 0.001, 0.5, 1.0]), 64)
-    assert features.shape == (4, 64) and torch.cdist(features, features).fill_diagonal_(1).min() > 0.1
 
 
 def test_a_generator_begins_by_doing_nothing_and_steers_by_scale_shift_and_gate():
@@ -122,7 +115,7 @@ def test_guidance_exaggerates_the_class_and_heun_is_exact_for_a_line(full, guida
 
 def test_a_head_is_saved_and_loaded(tmp_path):
     model = DiffusionTransformer(small())
-    heads.save_head("generator", model, {"steps": 3}, tmp_path)
+    save_pretrained("generator", model, {"steps": 3}, tmp_path, torch.float16)
     loaded, facts = load_head("generator", tmp_path)
     assert facts["steps"] == 3 and not loaded.training
     torch.testing.assert_close(loaded.state_dict(), model.state_dict(), rtol=1e-3, atol=1e-4)

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from vit_helpers import FINETUNE, GOOD, PLAIN, VisionTransformer, recipes
+from vit_helpers import GOOD, VisionTransformer, recipes
 
 
 @pytest.mark.parametrize("fast", [True, False])
@@ -42,21 +42,3 @@ def test_the_good_recipe_gives_muon_the_matrices_of_blocks_and_conv_stem_and_ada
         assert {p.ndim >= 2 for p in group["params"]} == {group["weight_decay"] > 0}
     [sgd] = recipes.make_optimizers(model, replace(GOOD, optimizer="sgd"))
     assert type(sgd) is torch.optim.SGD and sgd.defaults["momentum"] == 0.9
-
-
-def test_lower_layers_learn_more_slowly_when_fine_tuning_and_frozen_ones_not_at_all():
-    model = VisionTransformer(depth=3, **FINETUNE.model)
-    model.patch_embed.requires_grad_(False)
-    rates = {id(p): group["lr"] for optimizer in recipes.make_optimizers(model, FINETUNE)
-             for group in optimizer.param_groups for p in group["params"]}
-    blocks = [rates[id(block.attn.qkv.weight)] / FINETUNE.muon_learning_rate for block in model.blocks]
-    assert blocks == pytest.approx([0.75**3, 0.75**2, 0.75])
-    assert rates[id(model.head.weight)] == FINETUNE.learning_rate
-    assert id(model.patch_embed.proj.weight) not in rates
-
-
-def test_the_learning_rate_rises_then_falls_to_nearly_zero():
-    factors = [recipes.learning_rate_factor(GOOD, step, 100) for step in range(100)]
-    assert factors[0] == pytest.approx(0.1) and factors[9] == 1 and factors[-1] == pytest.approx(1 / 90)
-    assert factors[:10] == sorted(factors[:10]) and factors[10:] == sorted(factors[10:], reverse=True)
-    assert all(recipes.learning_rate_factor(PLAIN, step, 100) == 1 for step in range(100))

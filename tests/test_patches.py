@@ -1,13 +1,11 @@
 """Patches: cutting and putting back loses nothing, a random share is fair (the order: lesson 02)."""
 
-import re
 
-import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vit_helpers import patch_grid, patchify, random_patches, unpatchify
+from vit_helpers import patchify, random_patches, unpatchify
 
 small = st.integers(1, 4)
 DTYPES = (torch.uint8, torch.int64, torch.bool, torch.bfloat16, torch.float32, torch.float64, torch.complex64)
@@ -20,17 +18,6 @@ def test_patches_go_back_to_where_they_came_from(B, C, rows, columns, P, Q, dtyp
     patches = patchify(images, (P, Q))
     assert patches.shape == (B, rows * columns, C * P * Q) and patches.dtype == dtype
     assert torch.equal(unpatchify(patches, (P, Q), (rows, columns)), images)
-
-
-@pytest.mark.parametrize(("img_size", "patch_size", "named"), [
-    (64, 7, 7), (64, 100, 100), (31, 2, 2), (64, 0, 0), (64, -8, -8), ((48, 64), 32, 32),
-    ((64, 64), (8, 7), 7), ((64, 48), 33, 33)])      # 64 is near to 33, but does not tile the width
-def test_what_a_refusal_suggests_does_tile(img_size, patch_size, named):
-    with pytest.raises(ValueError, match=f"is not divisible by patch size {named};") as error:
-        patch_grid(img_size, patch_size)
-    for size in map(int, re.search("such as (.*)", str(error.value)).group(1).split(", ")):
-        other = (8, size) if isinstance(patch_size, tuple) else size     # only the wrong side is replaced
-        assert min(patch_grid(img_size, other)) > 0
 
 
 def test_random_patches_are_distinct_fair_and_drawn_for_each_image():

@@ -35,7 +35,7 @@ def test_their_facts_are_complete_and_their_command_is_understood(monkeypatch, n
     monkeypatch.setattr(__main__, "train", asked.append)
     __main__.main()
     [args] = asked
-    assert (args.source, args.name or args.source, args.out) == (facts["source"], name, None)
+    assert (args.source, args.name or args.source, args.out) == (facts["source"], name, "weights")
     assert (args.epochs, args.seed, args.recipe) == (facts["epochs"], facts["seed"], facts["recipe"]["name"])
     split = "60/20/20" if args.validation else "80/20"
     assert f"split {split} with seed {facts['split_seed']}" in facts["data"]

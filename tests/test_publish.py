@@ -67,13 +67,6 @@ def test_publishing_puts_the_address_everywhere_and_taking_it_out_gives_back_eve
     assert contents(course) == before
 
 
-@pytest.mark.parametrize("url", ["http://github.com/a/b", "https://me:secret@host/a/b", "no/such/folder",
-                                 "git@github.com:a/b", "https://host/a?b=c", 'https://host/a"b'])
-def test_what_is_no_address_is_refused(url):
-    with pytest.raises(ValueError, match=r"is no address of a course; give https://github.com/OWNER/REPO"):
-        publish(url)
-
-
 @pytest.fixture
 def bare(tmp_path):
     """run(input=code) in a new virtual environment that sees all packages but the course; no network."""

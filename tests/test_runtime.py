@@ -30,18 +30,6 @@ def test_eval_mode_ends_with_the_block_even_after_an_error():
     assert [layer.training for layer in model.modules()] == [True, True, False]
 
 
-def test_ctrl_c_in_the_middle_of_a_change_to_eval_mode_leaves_training_mode():
-    class Interrupted(torch.nn.Dropout):
-        def train(self, mode=True):
-            super().train(mode)
-            raise KeyboardInterrupt
-
-    model = torch.nn.Sequential(torch.nn.Dropout(), Interrupted())
-    with pytest.raises(KeyboardInterrupt), eval_mode(model):
-        raise AssertionError("never reached")
-    assert all(layer.training for layer in model.modules())
-
-
 @pytest.mark.parametrize("terminal", [False, True])
 def test_a_terminal_is_rewritten_in_place_and_a_log_gets_the_finished_bar_only(monkeypatch, terminal):
     out = io.StringIO()

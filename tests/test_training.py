@@ -207,18 +207,6 @@ def test_after_ctrl_c_model_and_history_are_usable(tiles, monkeypatch, capsys, m
     assert evaluate(model, tiles[1]).logits.isfinite().all()
 
 
-def test_ctrl_c_at_the_end_of_an_evaluation_leaves_training_mode_and_gradients(tiles, monkeypatch):
-    def interrupted(model, test):                            # before either of its `with` blocks is left
-        model.eval()
-        torch.set_grad_enabled(False)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("vit_helpers.training.evaluate", interrupted)
-    model = small_model()
-    assert fit(model, *tiles, epochs=3, recipe=PLAIN).interrupted
-    assert torch.is_grad_enabled() and all(layer.training for layer in model.modules())
-
-
 @pytest.mark.parametrize(("step", "do", "message"), [
     (5, lambda logits: logits * math.nan, r"loss is not finite .*a tenth of the learning rate"),
     # The slope of the square root at 0 is not finite.

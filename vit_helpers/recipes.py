@@ -128,9 +128,3 @@ def learning_rate_factor(recipe, step, steps):
     warmup = recipe.warmup * steps
     rising = min(1.0, (step + 1) / warmup) if step < warmup else 1.0
     return min(rising, (steps - step) / max(1.0, steps - warmup)) if recipe.decay else rising
-
-
-def make_schedules(optimizers, recipe, steps):
-    """For each optimizer the scheduler that follows the recipe over `steps` steps."""
-    schedule = torch.optim.lr_scheduler.LambdaLR
-    return [schedule(o, lambda step: learning_rate_factor(recipe, step, steps)) for o in optimizers]

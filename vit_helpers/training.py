@@ -10,13 +10,14 @@ from time import perf_counter
 import torch
 import torch.nn.functional as F
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim.lr_scheduler import LambdaLR
 
 from .checkpoints import load_checkpoint, save_checkpoint
 from .data import batches, cutmix
 from .distributed import all_reduce_sum, rank, world_size
 from .evaluation import check_classes, check_tiles, evaluate
 from .patches import random_patches
-from .recipes import GOOD, make_optimizers, make_schedules
+from .recipes import GOOD, learning_rate_factor, make_optimizers
 from .runtime import Progress, has_fast_bf16, pick_device, smoke
 
 
@@ -82,7 +83,7 @@ def learn(model, loss_of, *, steps, recipe=GOOD, seed=0, device=None):
     device, steps = pick_device(device), min(steps, 4) if smoke() else steps
     model.to(device).train()
     optimizers, generator, losses = make_optimizers(model, recipe), torch.Generator().manual_seed(seed), []
-    schedules = make_schedules(optimizers, recipe, steps)
+    schedules = [LambdaLR(o, lambda step: learning_rate_factor(recipe, step, steps)) for o in optimizers]
     bf16_on = device.type if recipe.bf16 and has_fast_bf16(device) else None
     with torch.random.fork_rng(), Progress(total=steps, unit=" steps") as bar:
         torch.manual_seed(seed)
@@ -113,7 +114,7 @@ def fit(model, train, test=None, *, epochs, recipe=GOOD, seed=0, device=None, ch
     steps = math.ceil(len(train) / max(1, recipe.batch_size // world_size()))        # of a whole epoch
     total = min(max(1, round(epochs * steps)), 4 if smoke() else math.inf)
     optimizers = make_optimizers(model, recipe)
-    schedules = make_schedules(optimizers, recipe, total)
+    schedules = [LambdaLR(o, lambda step: learning_rate_factor(recipe, step, total)) for o in optimizers]
     settings = {**asdict(recipe), "epochs": epochs, "tiles": len(train), "seed": seed}
     run = {"model": model, "optimizers": optimizers, "schedules": schedules, "generator": generator,
            "history": history, "settings": settings}

@@ -16,7 +16,7 @@ from record import make_parser
 
 from vit_helpers import GOOD, VisionTransformer, heads, learn, load_tiles, normalize, random_dihedral
 from vit_helpers.patches import random_patches
-from vit_helpers.pretrained import WEIGHTS
+from vit_helpers.pretrained import WEIGHTS, save_pretrained
 
 LONG = replace(GOOD, warmup=0.03)
 STEPS = {"generator": 11_000, "masked": 8_000}
@@ -61,7 +61,7 @@ def main():
              "threads": torch.get_num_threads(), "loss": round(sum(losses) / len(losses), 5),
              "recipe": asdict(LONG),
              "command": f"python tests/benchmarks/shipped_heads.py {args.which} --steps {steps}"}
-    heads.save_head(args.which, model, facts, folder=args.out)
+    save_pretrained(args.which, model, facts, args.out, torch.float16)         # half the size
     print(facts)
 
 

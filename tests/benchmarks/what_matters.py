@@ -38,27 +38,6 @@ STEPS = {"masked autoencoder": 385, "self-distillation": 500}      # of `labels`
 WHOLE = replace(GOOD, keep_tokens=1.0, keep_until=0.0)             # the good recipe without dropping patches
 
 
-class SmallCNN(nn.Module):
-    """Lesson 11's convolutional network: images (B, 3, 64, 64) -> logits (B, 10); 0.58 M parameters.
-
-    Four stages of two 3x3 convolutions, each followed by batch norm and ReLU; the first of a stage halves the
-    image. The answer comes from the mean over all places, as in a ViT with mean pooling.
-    """
-
-    def __init__(self):
-        super().__init__()
-        layers, last = [], 3
-        for width in (32, 64, 128, 128):
-            for channels, stride in ((last, 2), (width, 1)):
-                layers += [nn.Conv2d(channels, width, 3, stride, padding=1, bias=False),
-                           nn.BatchNorm2d(width), nn.ReLU()]
-            last = width
-        self.blocks, self.head = nn.Sequential(*layers), nn.Linear(last, 10)      # Muon looks for "blocks"
-
-    def forward(self, images):
-        return self.head(self.blocks(images).mean(dim=(2, 3)))
-
-
 class Trial:
     """Trains models on one part of the tiles, once for each seed, and judges them on another."""
 
@@ -258,6 +237,9 @@ def defined_in(lesson, starts):
         if "exercise" not in cell["metadata"].get("tags", []) and text.startswith(starts):
             exec(compile(text, path.name, "exec"), space)
     return space
+
+
+SmallCNN = defined_in("11_what_matters", "from torch import nn\n\nclass")["SmallCNN"]
 
 
 def of_size(tiles, size, mirrored):

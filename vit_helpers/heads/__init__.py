@@ -9,7 +9,6 @@ from .generation import (
     generate,
     load_head,
     masked_loss,
-    save_head,
 )
 from .segmentation import Segmenter, intersection_over_union, segment, segmentation_loss
 from .video import VideoClassifier

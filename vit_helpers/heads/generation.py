@@ -1,8 +1,5 @@
 """A masked autoencoder, which paints hidden patches, and a diffusion transformer, which paints tiles."""
 
-import json
-from pathlib import Path
-
 import torch
 from torch import nn
 
@@ -10,7 +7,7 @@ from ..checkpoints import load_weights
 from ..embedding import sincos_positions
 from ..model import EncoderBlock, VisionTransformer
 from ..patches import pair, patchify, unpatchify
-from ..pretrained import WEIGHTS, save_pretrained
+from ..pretrained import WEIGHTS, pretrained_facts
 from ..runtime import eval_mode, smoke
 
 SPREAD = 0.35                                # of the noise, in normalized pixels: about that of the tiles
@@ -156,11 +153,6 @@ def load_head(name, folder=WEIGHTS / "heads"):
     """
     if name not in HEADS:
         raise ValueError(f"no shipped head is named {name!r}; choose {' or '.join(map(repr, HEADS))}")
-    facts = json.loads((Path(folder) / f"{name}.json").read_text(encoding="utf-8"))
+    facts = pretrained_facts(folder / f"{name}.pt")
     model = HEADS[name](VisionTransformer(**facts["model"]))
-    return load_weights(model, Path(folder) / f"{name}.pt", facts.get("sha256")).eval(), facts
-
-
-def save_head(name, model, facts, folder=WEIGHTS / "heads"):
-    """Write a head's weights, in 16 bits to halve the file, and its facts, as `name`.pt and `name`.json."""
-    save_pretrained(name, model, facts, folder, dtype=torch.float16)
+    return load_weights(model, folder / f"{name}.pt", facts["sha256"]).eval(), facts
