@@ -23,7 +23,7 @@ from vit_helpers.runtime import atomic_write
 
 OTHERS = Path(__file__).with_name("measurements.json")
 IN_LESSONS = ("learning_rate", "walk", "patch_size", "positions", "optimizers", "rivals", "images", "compute",
-              "places", "photos", "todays", "labels", "words", "race", "best-eurosat")
+              "places", "photos", "todays", "labels", "words", "race", "best-eurosat", "conv-eurosat")
 
 
 def make_parser(description):
@@ -77,6 +77,7 @@ def record(name, facts, path=None):
     everything = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     command = shlex.join(["python", f"tests/benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
     command = re.sub(r" --(out|folder|root|weights) \S+", "", command)       # places mean nothing elsewhere
+    facts = json.loads(json.dumps(facts), parse_float=lambda text: round(float(text), 5))
     everything[name] = {"command": command, "date": date.today().isoformat(), "machine": machine(), **facts}
     text = json.dumps(everything, indent=1)
     for inner in (r"\[[^][{}]*\]", r"{[^{}]*}"):          # a row on one line
