@@ -40,8 +40,8 @@ def some_images(*shape):
 @exercise(
     cases=lambda: [(first_images(),), (some_images(4, 3, 5, 7),)],
     mistakes={
-        "this averages the standard deviations of the single images, which misses that some images are dark "
-        "and others bright; take it over all pixels of all images at once.":
+        "this averages each image's standard deviation, which misses that some images are dark and others "
+        "bright; take one over all pixels of all images.":
             lambda images: ((images / 255).mean((0, 2, 3)), (images / 255).std((2, 3)).mean(0)),
         "the numbers run from 0 to 255; divide by 255 first, as ToTensor does.":
             lambda images: (images.float().mean((0, 2, 3)), images.float().std((0, 2, 3))),
@@ -131,7 +131,8 @@ def cut(images, labels, order, batch_size):
 
 
 def two_orders(images, labels, batch_size):
-    return cut(images, labels[torch.randperm(len(labels))], torch.arange(len(labels)), batch_size)
+    first, second = torch.randperm(len(images)), torch.randperm(len(labels))
+    return cut(images[first], labels[second], torch.arange(len(labels)), batch_size)
 
 
 def not_centered(images, labels, batch_size):
@@ -186,7 +187,7 @@ def incomplete(batches, images, labels, batch_size):
         "gives each number once.": lambda x, y, size: cut(x, y, torch.randint(len(y), (len(y),)), size),
         "the tiles that do not fill a whole batch are dropped; return them as a smaller last batch.":
             lambda x, y, size: cut(x, y, torch.randperm(len(y))[:len(y) // size * size], size),
-        "the tiles come class by class, as they are stored; shuffle them with torch.randperm.":
+        "the tiles come in their stored order; shuffle them with torch.randperm.":
             lambda x, y, size: cut(x, y, torch.arange(len(y)), size),
         "the images run from 0 to 1, since they are only divided by 255; use vit_helpers.normalize, which "
         "gives -1 to 1.": not_centered,

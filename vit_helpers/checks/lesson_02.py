@@ -16,7 +16,7 @@ from .base import exercise
             lambda row, column, width, P: column // P * (width // P) + row // P,
         "the patch row is multiplied by the width in pixels; each row of patches holds width // P of them.":
             lambda row, column, width, P: row // P * width + column // P,
-        "pixels are counted, not patches; divide row and column by P first, without a remainder.":
+        "pixels are counted, not patches; divide row and column by P first, dropping the remainder.":
             lambda row, column, width, P: (row * width + column) // (P * P),
     })
 def patch_number(row, column, width, P):
@@ -41,10 +41,10 @@ def split_photos(photos, P):
         "inside a patch the colors of a pixel are still side by side; channels come before "
         "rows and columns.":
             lambda photos, P: split_photos(photos, P).permute(0, 1, 3, 2, 4, 5).flatten(3).flatten(1, 2),
-        "there is no permute, so the pieces are cut along the lines of the photo; bring both patch axes "
-        "to the front first.":
+        "there is no permute, so the pieces are cut along the lines of the photo; bring the grid's rows "
+        "and columns to the front first.":
             lambda photos, P: photos.reshape(photos.shape[0], -1, photos.shape[3] * P * P),
-        "inside a patch, row and column are swapped: every patch is mirrored along its diagonal.":
+        "inside a patch, row and column are swapped: every patch is mirrored across its diagonal.":
             lambda photos, P: split_photos(photos, P).permute(0, 1, 3, 5, 4, 2).flatten(3).flatten(1, 2),
         "the patches run down the columns of the grid; they should run along its rows, in reading order.":
             lambda photos, P: split_photos(photos, P).permute(0, 3, 1, 5, 2, 4).flatten(3).flatten(1, 2),
@@ -62,7 +62,7 @@ def patchify_photos(photos, P):
     mistakes={
         "rows and columns are swapped: F.pad names the last axis first, (left, right, top, bottom).":
             lambda images, P: F.pad(images, (0, -images.shape[2] % P, 0, -images.shape[3] % P)),
-        "a side that fits already gets a whole patch of zeros; P - size % P is P there, and should be 0.":
+        "a side that fits already gets a whole patch of zeros; use -size % P, which is 0 there.":
             lambda images, P: F.pad(images, (0, P - images.shape[3] % P, 0, P - images.shape[2] % P)),
         "the zeros are on the left and at the top, so all pixels move; put them on the "
         "right and at the bottom.":

@@ -16,8 +16,8 @@ from .base import exercise, take_weights
             lambda channels, P: torch.eye(channels).repeat(1, P * P) / (P * P),
         "these are sums, not means; divide by the number of pixels, P * P.":
             lambda channels, P: torch.eye(channels).repeat_interleave(P * P, dim=1),
-        "it is divided by the number of values in the whole patch; each mean is taken over one "
-        "channel, P * P values.":
+        "sums are divided by the size of the whole patch; each mean is taken over one channel, P * P "
+        "values.":
             lambda channels, P: torch.eye(channels).repeat_interleave(P * P, dim=1) / (channels * P * P),
         "rows and columns of the matrix are swapped; as in nn.Linear, each row makes one "
         "number of the token.":
@@ -38,7 +38,7 @@ def mean_color_matrix(channels, P):
             lambda matrix, channels, P: matrix.T.reshape(-1, channels, P, P),
         "the matrix is reshaped as it is, which mixes weights of different filters; the width D is its last "
         "axis and has to come first.": lambda matrix, channels, P: matrix.reshape(-1, channels, P, P),
-        "row and column are swapped: each filter is mirrored along its diagonal.":
+        "row and column are swapped: each filter is mirrored across its diagonal.":
             lambda matrix, channels, P: matrix.reshape(P, P, channels, -1).permute(3, 2, 1, 0),
         "the axes are still (P, P, C, D); a convolution in PyTorch wants (D, C, P, P).":
             lambda matrix, channels, P: matrix.reshape(P, P, channels, -1),
@@ -52,7 +52,7 @@ def to_conv_weight(matrix, channels, P):
     mistakes={
         "the mean makes the tokens a third as large, before the bias; a convolution adds up its channels, "
         "so add up their weights.": lambda weight: weight.mean(dim=1, keepdim=True),
-        "only the first channel's weights are kept; the others counted too.": lambda weight: weight[:, :1],
+        "only the first channel's weights are kept; add up those of all three.": lambda weight: weight[:, :1],
         "the axis of the channels is gone; a convolution wants it, even with length 1: keepdim=True.":
             lambda weight: weight.sum(dim=1),
         "these factors turn colors into brightness, but here the images are gray already; just add up what "

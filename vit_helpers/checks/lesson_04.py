@@ -22,7 +22,7 @@ TWO_HANDS = torch.tensor([1.0, 0.1])
         "this is the sine instead of the cosine; at distance 0 each hand agrees with itself fully, "
         "and cos 0 = 1.":
             lambda distance, speeds: torch.sin(distance * speeds).sum().item(),
-        "the sine is added as well, but the formula has used it up: cos a cos b + sin a sin b = cos(a - b).":
+        "the sine is added as well, but the formula contains it: cos a cos b + sin a sin b = cos(a - b).":
             lambda distance, speeds:
                 (torch.cos(distance * speeds) + torch.sin(distance * speeds)).sum().item(),
     })
@@ -50,14 +50,14 @@ class AddsNeighbors(nn.Module):
                    (AddsNeighbors(), torch.randn(3, 6, 4), torch.tensor([3, 5, 0, 1, 4, 2])),
                    (AddsPlaces(), torch.randn(1, 5, 2), torch.arange(5))],       # nothing is shuffled: no gap
     mistakes={
-        "the two results are compared as they are, but a layer that ignores the order shuffles its output "
-        "along; shuffle the second result too.":
+        "layer(tokens) is compared unshuffled, but a layer blind to the order shuffles its output with its "
+        "input; shuffle that result too.":
             lambda layer, tokens, order: (layer(tokens[:, order]) - layer(tokens)).abs().max().item(),
-        "both the input and the output of the first branch are shuffled, but the same order twice is not "
-        "the way back; shuffle the output of the other branch.":
+        "both input and output of the first way are shuffled, but the same order twice does not undo it; "
+        "shuffle the output of the other way.":
             lambda layer, tokens, order:
                 (layer(tokens[:, order])[:, order] - layer(tokens)).abs().max().item(),
-        "only the means over all tokens are compared; they can agree although the tokens do not.":
+        "only the means over all tokens are compared; compare token by token.":
             lambda layer, tokens, order:
                 (layer(tokens[:, order]).mean(1) - layer(tokens).mean(1)).abs().max().item(),
         "the sign is still there, so a large negative difference goes unnoticed; take .abs() before .max().":
@@ -91,7 +91,7 @@ def without_antialias(positions, old_grid, new_grid):
     cases=lambda: [(torch.tensor([9.0, 0, 1, 2, 3]).reshape(1, 5, 1), (1, 4), (1, 8)),
                    (torch.randn(1, 1 + 6, 4), (2, 3), (4, 5)), (torch.randn(1, 1 + 48, 2), (6, 8), (3, 5))],
     mistakes={
-        "row 0, the CLS token's, is missing at the end; put it back in front with torch.cat.":
+        "row 0, the CLS token's, is missing from the result; put it back in front with torch.cat.":
             lambda positions, old_grid, new_grid: stretched(positions[:, 1:], old_grid, new_grid),
         "the CLS token's row ended up last; it belongs in front, where the model expects it.":
             lambda positions, old_grid, new_grid: torch.cat(
@@ -102,8 +102,8 @@ def without_antialias(positions, old_grid, new_grid):
         "rows and columns of the grids are swapped; a grid is (rows, columns).":
             lambda positions, old_grid, new_grid: torch.cat(
                 [positions[:, :1], stretched(positions[:, 1:], old_grid[::-1], new_grid[::-1])], dim=1),
-        "antialias=True is missing in F.interpolate; without it, a table that shrinks keeps a few rows and "
-        "ignores the others.":
+        "antialias=True is missing in F.interpolate; without it, a table that shrinks is sampled at "
+        "points, not averaged.":
             without_antialias,
     })
 def resize_positions(positions, old_grid, new_grid):
@@ -134,7 +134,8 @@ def side_by_side(angles):
         "the parts are in the order column, row, time; it should be time, row, column.":
             lambda grid, embed_dim, temperature=10_000.0:
                 side_by_side(angles(grid, embed_dim // 6, temperature)[::-1]),
-        "all sines come first, then all cosines; each axis has its sine and its cosine next to each other.":
+        "all sines come first, then all cosines; put the sine and the cosine of each axis next to each "
+        "other.":
             lambda grid, embed_dim, temperature=10_000.0: torch.cat(
                 [wave(torch.cat(angles(grid, embed_dim // 6, temperature), dim=1))
                  for wave in (torch.sin, torch.cos)], dim=1),

@@ -28,8 +28,8 @@ def naive_softmax(scores):
         "the scores are divided by the width itself; it should be its square root, as for any standard "
         "deviation of a sum.":
             lambda q, k, v: (q @ k.mT / q.shape[-1]).softmax(-1) @ v,
-        "they are divided by the square root of the number of tokens; the sum runs over the width, "
-        "the last axis.":
+        "the scores are divided by the root of the number of tokens; the sum runs over the width, the last "
+        "axis.":
             lambda q, k, v: (q @ k.mT / q.shape[-2] ** 0.5).softmax(-1) @ v,
         "the scores are multiplied by the square root; they have to shrink, not grow.":
             lambda q, k, v: (q @ k.mT * q.shape[-1] ** 0.5).softmax(-1) @ v,
@@ -92,8 +92,8 @@ def says_who_does_not(result, tokens):
     cases=lambda: [(torch.tensor([[1.0, 0.0], [0.8, 0.2], [0.0, 1.0], [0.2, 0.8]]),),
                    (torch.tensor([[0.9, 0.1], [0.1, 0.9], [0.0, 1.0], [1.0, 0.2], [0.2, 0.8]]),)],
     mistakes={
-        "every token looks for its own kind. Let one of the two matrices swap blue and stripes; if both do, "
-        "the two swaps cancel.":
+        "no token prefers the other kind. Let one of the two matrices swap blue and stripes, with large "
+        "numbers; if both do, the swaps cancel.":
             lambda tokens: (3 * tokens, tokens),
         "only the water looks for the other kind, as in section 5.2; give the striped tokens a query too.":
             lambda tokens: (tokens @ torch.tensor([[0.0, 10.0], [0.0, 0.0]]), tokens),

@@ -52,7 +52,7 @@ class ToyBlock(nn.Module):
     cases=lambda: [(ToyBlock(), torch.tensor([[[1.0]]])),
                    (lively(EncoderBlock(12, 3, 20)), torch.randn(2, 5, 12))],
     mistakes={
-        "the MLP gets the tokens as they were before attention; it works on the sum of both.":
+        "the MLP gets the tokens as they were before attention; give it x plus what attention added.":
             lambda block, x: (block.attn(block.norm1(x)), block.mlp(block.norm2(x))),
         "the MLP gets only what attention added; it works on the whole stream, x plus that.":
             lambda block, x: (a := block.attn(block.norm1(x)), block.mlp(block.norm2(a))),
@@ -80,7 +80,8 @@ def additions(block, x):
             lambda s, t, W, b: (W * s, b + (W * s) @ t),
         "the shift goes through the matrix but the old bias is lost; add both.":
             lambda s, t, W, b: (W * s, W @ t),
-        "the weights are divided by the scale; a place that came out twice as large needs twice the weight.":
+        "the weights are divided by the scale; multiply them: a place that the norm doubled needs twice "
+        "the weight.":
             lambda s, t, W, b: (W / s, b + W @ t),
     })
 def fold(scale, shift, weight, bias):

@@ -200,7 +200,7 @@ def starts_honestly_and_agrees(result, *case):
                    ((6, 4), 2, 5, 12, 2, 3, 8, 3, torch.randn(2, 3, 6, 4))],
     mistakes={
         "the registers are part of the mean; only the patch tokens answer.": RegistersAnswerToo,
-        "only the registers answer; throw their tokens away, and average those of the patches.":
+        "only the registers answer; throw them away, and average the patch tokens.":
             OnlyRegistersAnswer,
         "the last R tokens are thrown away, but the registers come first.": WrongOnesLeave,
         "the registers are there as parameters, but no block ever sees them.": RegistersStayOut,

@@ -205,8 +205,8 @@ def as_if_at_once(result, images, labels, batch_size, at_once):
         "each piece is divided by the number of pieces; a smaller last piece must count less, by its share "
         "of the images.":
             lambda *case: pieces_loop(*case, share=lambda piece, batch, pieces: 1 / pieces),
-        "each piece is divided by `batch_size`; the last batch may have fewer images, so count "
-        "those that it has.":
+        "the loss is divided by `batch_size`; the last batch may have fewer images, so count those that it "
+        "has.":
             lambda *case: pieces_loop(*case, share=lambda piece, batch, pieces: piece / case[-2]),
         "the gradients of earlier batches are never cleared; do it once for each batch, before its "
         "first piece.":

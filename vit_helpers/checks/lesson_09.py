@@ -38,8 +38,8 @@ def errors(right):
         "differences first, tile by tile.":
             lambda a, b:
                 ((a.float().mean() - b.float().mean()).item(), (errors(a) + errors(b)).sqrt().item()),
-        "this is the spread of single tiles; the error of their mean is smaller by the root of the "
-        "number of tiles.":
+        "this is the spread of single tiles; divide it by the root of their number for the error of the "
+        "mean.":
             lambda a, b:
                 ((a.float() - b.float()).mean().item(), (a.float() - b.float()).std(correction=0).item()),
         "the sign is reversed: positive should mean that the first model is better.":

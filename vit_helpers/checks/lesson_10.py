@@ -12,7 +12,7 @@ from .base import exercise
     mistakes={
         "the numbers of a tile average to the difference of the logits, but they should add up to it: "
         "divide by the number of patches.": lambda evidence, a, b: evidence[:, :, a] - evidence[:, :, b],
-        "the two classes are swapped: what speaks for the first one counts as positive.":
+        "the two classes are swapped: what favors the first should be positive.":
             lambda evidence, a, b: (evidence[:, :, b] - evidence[:, :, a]) / evidence.shape[1],
         "the second class is missing; a patch that favors both equally decides nothing between them.":
             lambda evidence, a, b: evidence[:, :, a] / evidence.shape[1],
@@ -40,18 +40,18 @@ def some_maps():
 @exercise(
     cases=some_maps,
     mistakes={
-        "the uniform share 1/N is not taken off, so a head that attends to all patches alike would count as "
-        "choosing by place.":
+        "the uniform share 1/N is not subtracted, so a head that attends to all patches alike would count "
+        "as choosing by place.":
             lambda maps: maps.mean(0).square().sum((-2, -1)) / maps.square().sum((-2, -1)).mean(0),
         "this is the share of what changes from tile to tile; the share by place is 1 minus it.":
             lambda maps: 1 - choice(maps.mean(dim=0)) / choice(maps).mean(dim=0),
         "the choice of the single maps is added up over the tiles; take its mean, or more tiles would make "
         "the share smaller.":
             lambda maps: choice(maps.mean(dim=0)) / choice(maps).sum(dim=0),
-        "these are the distances themselves, or their roots; square them, and take no root at the end.":
+        "this is the root of the right fraction; distances are squared here, so take no root at the end.":
             lambda maps: (choice(maps.mean(dim=0)) / choice(maps).mean(dim=0)).sqrt(),
-        "the fraction is taken for each tile, then averaged; a tile with hardly any choice would count as "
-        "much as all others. First average above and below, then divide.":
+        "the fraction is taken for each tile, then averaged, so a tile with hardly any choice outweighs "
+        "all others. Average the single maps' numbers first, then divide.":
             lambda maps: (choice(maps.mean(dim=0)) / choice(maps)).mean(dim=0),
     })
 def share_by_place(maps):

@@ -51,8 +51,7 @@ def first_that(enough, start=2):
                 first_that(lambda n: difference / (spread * 2**0.5 / n) >= ratio),
         "the error is that of single runs, which no number of runs makes smaller; divide the variance by n.":
             lambda spread, difference, ratio: 2 if difference / (spread * 2**0.5) >= ratio else math.inf,
-        "the number is rounded to the nearest; with a run less than needed the ratio is not reached, so "
-        "round up.":
+        "the number is rounded to the nearest; with one run too few the ratio is missed, so round up.":
             lambda spread, difference, ratio: max(2, round(2 * (ratio * spread / difference) ** 2)),
         "one run each is not enough, however large the difference: it has no spread, so the error would be "
         "unknown; the least is two.":
@@ -95,8 +94,8 @@ def by_validation(row):
     mistakes={
         "the rate is chosen on the test tiles; they may only judge what the validation tiles have chosen.":
             lambda rows: chosen(rows, lambda row: mean(row["test"])),
-        "what is reported is the validation accuracy that chose the rate, which is too good; report the "
-        "test accuracy.":
+        "the validation accuracy that chose the rate is reported, which is too optimistic; report the test "
+        "accuracy.":
             lambda rows: chosen(rows, by_validation, by_validation),
         "the rate is chosen by its luckiest seed; take the mean over the seeds.":
             lambda rows: chosen(rows, lambda row: max(row["validation"])),
@@ -156,8 +155,7 @@ def ablation(recipe, alternatives, measure, seeds, other_seeds=lambda seeds: see
             lambda *case: ablation(*case, keep_changes=True),
         "the difference has the wrong sign: a change that loses accuracy is negative.":
             lambda *case: ablation(*case, sign=-1),
-        "the error is the spread of single differences; that of their mean is smaller by "
-        "the square root of n.":
+        "the error is the spread of single differences; divide it by the root of n for that of their mean.":
             lambda *case: ablation(*case, divide=lambda seeds: 1.0),
         "the error is computed from two separate groups; with the same seeds on both sides, take the spread "
         "of the differences.":

@@ -47,9 +47,9 @@ def some_stages():
             lambda a, b, tolerance: first(a, b, lambda x, y: not (x - y).max().item() <= tolerance),
         "the mean difference hides one wrong number among many right ones; take the largest.":
             lambda a, b, tolerance: first(a, b, lambda x, y: not (x - y).abs().mean().item() <= tolerance),
-        "a stage full of nan passes, because `nan > tolerance` is False; ask `not difference <= tolerance`.":
+        "a stage with a nan passes, because `nan > tolerance` is False; ask `not difference <= tolerance`.":
             lambda a, b, tolerance: first(a, b, lambda x, y: largest(x, y) > tolerance),
-        "the tolerance is not used: rounding differs between two correct models, too.":
+        "the tolerance is not used: rounding makes even correct models differ.":
             lambda a, b, tolerance: first(a, b, lambda x, y: not largest(x, y) <= 0),
     })
 def first_difference(ours, theirs, tolerance):
@@ -76,7 +76,7 @@ def rate_by(**how):
                    *((f"blocks.{i}.mlp.fc1.weight", 12, 0.002, 0.9) for i in range(12)),
                    ("pos_embed", 12, 0.002, 0.9)],
     mistakes={
-        "the count starts at the wrong end: block 0 is the lowest and learns the slowest.":
+        "the count starts at the wrong end: of all blocks, block 0 learns the slowest.":
             rate_by(of_block=lambda depth, i: i + 1),
         "the last block learns as fast as the head; there is one layer above it, so its power is 1.":
             rate_by(of_block=lambda depth, i: depth - 1 - i, below=0),
@@ -122,8 +122,8 @@ def packed(theirs, order=("query", "key", "value"), dim=0, parts=PARTS, turn=lam
 @exercise(
     cases=lambda: [(separate(2, 3),), (dict(reversed(separate(6, 12).items())),)],
     mistakes={
-        "the three matrices are side by side; they belong below one another (dim=0), since a Linear's rows "
-        "are its outputs.":
+        "the three matrices are side by side; stack them vertically (dim=0), since a Linear's rows are its "
+        "outputs.":
             lambda theirs: packed(theirs, dim=-1),
         "the order is alphabetical (key, query, value); qkv holds the query first.":
             lambda theirs: packed(theirs, order=("key", "query", "value")),

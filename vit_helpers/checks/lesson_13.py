@@ -61,8 +61,8 @@ def some_masks():
 @exercise(
     cases=lambda: [(torch.tensor([[[0, 0, 1, 2], [1, 0, 2, 2]]]), 2), (some_masks(), 3)],
     mistakes={
-        "this takes the mean of class numbers, but between classes 1 and 3 there is no class 2; take the "
-        "most frequent one.":
+        "this takes the mean of class numbers, but class 2 is no mixture of classes 1 and 3; take the most "
+        "frequent one.":
             lambda masks, P: by_patch(masks, P, lambda p: p.float().mean(-1, keepdim=True).round().long()),
         "this takes the first pixel of each patch; take the class of most of its pixels.":
             lambda masks, P: by_patch(masks, P, lambda p: p[..., :1]),
@@ -111,7 +111,7 @@ def with_unknown_pixels():
                                                     for t, s in zip(truth, said, strict=True)]).mean().item(),
         "the pixels in both are counted twice in the denominator: divide by true + predicted - both.":
             lambda *case: (shares(*case) / (1 + shares(*case))).nanmean().item(),
-        "this is pixel accuracy, the share of right pixels.":
+        "this is pixel accuracy; take the IoU of each class, then the mean.":
             lambda truth, said, K, ignore: (truth == said)[truth != ignore].float().mean().item(),
     })
 def mean_iou(truth, predicted, num_classes, ignore):

@@ -77,8 +77,8 @@ def one_for_several(cost):
         "each object takes its cheapest query, even one that is taken, so objects are lost; a query answers "
         "for one object only.":
             one_for_several,
-        "each query takes its cheapest object, so none stays silent and objects get several queries; go the "
-        "other way around.":
+        "each query takes its cheapest object, so none gets -1 and objects get several queries; compare "
+        "the sums of whole assignments.":
             lambda cost: cost.argmin(dim=1),
         "these are the queries, one for each object; return the objects, one for each "
         "query, and -1 for none.":
@@ -199,8 +199,8 @@ def close_calls():
         "the precision at a recall is the one right there; take the best from there on, up to the "
         "last answer.":
             lambda *case: ap_of(right_ones(*case), len(case[3]), best_from_here=False),
-        "recall is the share of the objects that were found at all; objects that nobody found must "
-        "count as well.":
+        "the right answers are divided by the number of objects found; divide by the number of all true "
+        "boxes.":
             lambda *case: ap_of(right_ones(*case), right_ones(*case).sum()),
     })
 def ap50(boxes, scores, scenes, true_boxes, true_scenes):

@@ -29,8 +29,8 @@ def inflate(weight, tubelet):
 @exercise(
     cases=lambda: [(2, 2), (3, 5), (4, 1)],
     mistakes={
-        "the mask goes token by token, so places of one step do not see each other; compare the "
-        "steps of the tokens.":
+        "the mask goes token by token, so places of one step do not all see each other; compare the steps "
+        "of the tokens.":
             lambda steps, places: torch.ones(steps * places, steps * places, dtype=torch.bool).tril(),
         "it is transposed: a row's token attends to a column's, and this lets each step attend to itself "
         "and to the future.":

@@ -20,10 +20,10 @@ def counted(height, width, patch_size, batch_size, num_heads, depth,
         "these are the weights of one layer; each layer has its own.":
             lambda h, w, p, b, heads, depth: counted(h, w, p, b, heads, 1),
         "these are numbers, not bytes; a float32 number takes 4 bytes.": lambda *case: counted(*case) // 4,
-        "a float32 number takes 32 bits, which is 4 bytes.": lambda *case: counted(*case) * 8,
+        "these are bits; a float32 number takes 32 bits, or 4 bytes.": lambda *case: counted(*case) * 8,
         "these are the weights of one image; the batch has several.":
             lambda h, w, p, b, heads, depth: counted(h, w, p, 1, heads, depth),
-        "N is the number of patches in one row; it is rows times columns.":
+        "N counts the patches of one row only; take rows times columns.":
             lambda *case: counted(*case, tokens=lambda rows, columns: columns),
         "the grid is taken to be square; count its columns by the width.":
             lambda *case: counted(*case, tokens=lambda rows, columns: rows**2),
@@ -68,7 +68,7 @@ def largest(weight):
 def whole(weight, bits, size=largest, most=lambda bits: 2 ** (bits - 1) - 1, cut=torch.round, zero=1.0):
     scale = size(weight) / most(bits)
     scale = torch.where(scale == 0, zero, scale)
-    return cut(weight / scale).nan_to_num().clamp(-128, 127).to(torch.int8), scale
+    return cut(weight / scale).nan_to_num().int().to(torch.int8), scale         # too large ones wrap
 
 
 def some_rows(bits, R, C):
@@ -93,7 +93,7 @@ def some_rows(bits, R, C):
             lambda *case: whole(*case, most=lambda bits: 2 ** (bits - 1)),
         "one bit is the sign, so the largest whole number is 2^(bits - 1) - 1, not 2^bits - 1.":
             lambda *case: whole(*case, most=lambda bits: 2**bits - 1),
-        "the digits are cut off, since the conversion to int8 rounds towards zero; call round() before it.":
+        "the decimals are cut off: converting to int8 rounds toward zero; call round() before it.":
             lambda *case: whole(*case, cut=torch.trunc),
         "the scale is upside down: numbers times scale must be about the weight.":
             lambda weight, bits: (whole(weight, bits)[0], 1 / whole(weight, bits)[1]),

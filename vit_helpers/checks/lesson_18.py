@@ -122,7 +122,7 @@ def small_batch(B):
             lambda *case: sent(
                 *case, owner=lambda position, B, workers: torch.minimum(position, B - position) % workers),
         "each row still holds the gradients of the workers before it: `backward` adds to what is there. "
-        "Clear it for each worker.":
+        "Clear them for each worker.":
             lambda *case: sent(*case, clear=False),
     })
 def gradients_to_send(model, images, labels, workers):

@@ -34,7 +34,7 @@ def loss_by(**how):
         "a picture has the weight of the class that the model says; it should be that of its true class.":
             loss_by(say=lambda logits, labels, weights: weights[logits.argmax(dim=1)]),
         "the sign is wrong: log-probabilities are negative, the loss is not.": loss_by(sign=1),
-        "the probabilities have no logarithm; the loss is -log(p), which log_softmax gives.":
+        "the logarithm is missing; the loss is -log(p), and log_softmax gives log(p).":
             loss_by(of=torch.softmax),
     })
 def weighted_loss(logits, labels, weights):
@@ -56,12 +56,12 @@ def ends(right, n, z=1.96, middle=True, below=True, extra=True, root=True, clip=
     mistakes={
         "this is p plus and minus z standard errors, which has no width where all are right.":
             lambda right, n, z=1.96: ends(right, n, z, middle=False, below=False, extra=False),
-        "this is that of lesson 09, cut off at 0 and 1; it still has no width where all are right.":
+        "this is lesson 09's, cut off at 0 and 1; it still has no width where all are right.":
             lambda right, n, z=1.96: ends(right, n, z, middle=False, below=False, extra=False, clip=True),
         "the middle is p; Wilson's is pulled toward one half.":
             lambda right, n, z=1.96: ends(right, n, z, middle=False),
         "the division by 1 + z²/n is missing.": lambda right, n, z=1.96: ends(right, n, z, below=False),
-        "z²/4n² is missing under the root.": lambda right, n, z=1.96: ends(right, n, z, extra=False),
+        "z²/(4n²) is missing under the root.": lambda right, n, z=1.96: ends(right, n, z, extra=False),
         "the square root is missing.": lambda right, n, z=1.96: ends(right, n, z, root=False),
         "z is fixed at 1.96; use the one that was given.": lambda right, n, z=1.96: ends(right, n),
     })

@@ -28,7 +28,7 @@ def turned(x, angles, sign=1, halves_in=False, halves_out=False, order=(0, 1), d
             lambda x, angles: turned(x, angles, halves_out=True),
         "the pairs are taken from the two halves and put back as neighbors; take neighbors to begin with.":
             lambda x, angles: turned(x, angles, halves_in=True),
-        "it turns the other way: (a, b) becomes (a cos - b sin, a sin + b cos).":
+        "it turns the wrong way; make (a, b) into (a cos - b sin, a sin + b cos).":
             lambda x, angles: turned(x, angles, sign=-1),
         "the two numbers of each pair have changed places.":
             lambda x, angles: turned(x, angles, order=(1, 0)),
@@ -94,9 +94,9 @@ def angles_of(grid, head_dim, temperature, places=centered, order=(0, 1, 2), tur
 @exercise(
     cases=lambda: [((2, 1, 1), 6, 100.0), ((2, 3, 4), 12, 100.0), ((4, 2, 3), 48, 50.0)],
     mistakes={
-        "the columns come first; the order is frame, row, column.":
+        "the columns come first; make it frame, row, column.":
             lambda *case: angles_of(*case, order=(2, 1, 0)),
-        "the places are whole numbers; they run from -1 to 1, (i + 0.5) / n * 2 - 1.":
+        "the places are whole numbers; let them run from -1 to 1, (i + 0.5) / n * 2 - 1.":
             lambda *case: angles_of(*case, places=lambda n: torch.arange(n).float()),
         "the first and last places are exactly -1 and 1; a patch is where its middle is, half a step inside.":
             lambda *case: angles_of(*case, places=lambda n: torch.linspace(-1, 1, n)),
@@ -105,8 +105,8 @@ def angles_of(grid, head_dim, temperature, places=centered, order=(0, 1, 2), tur
         "the factor 2 pi is missing; a period is a full turn.": lambda *case: angles_of(*case, turn=1),
         "the angles are multiplied by the periods; a longer period turns more slowly, so divide.":
             lambda *case: angles_of(*case, period=False),
-        "the speeds are those of three directions mixed; all of the frame's come first, then the row's, then "
-        "the column's.":
+        "the angles of the three directions are interleaved; all of the frame's come first, then the "
+        "row's, then the column's.":
             lambda *case: angles_of(*case, interleaved=True),
     })
 def video_angles(grid, head_dim, temperature):

@@ -21,9 +21,9 @@ def targeted(outputs, center, temperature, dim=1, centered=True, renewed=False, 
         "the center moves before it is subtracted, so each batch is centered with itself; use the old one "
         "for the targets.":
             lambda *case: targeted(*case, renewed=True),
-        "the center follows the centered outputs; it must follow the raw ones, or it never arrives.":
+        "the center follows the centered outputs; it must follow the raw ones, or it stops halfway.":
             lambda *case: targeted(*case, raw=False),
-        "the center moves by 0.9 of the way; the old center keeps 0.9, the new mean gets 0.1.":
+        "the center moves 0.9 of the way; the old center keeps 0.9, the new mean gets 0.1.":
             lambda *case: targeted(*case, share=0.9),
         "nothing is subtracted from the outputs.": lambda *case: targeted(*case, centered=False),
         "the outputs are multiplied by the temperature; dividing by a small one sharpens.":

@@ -47,7 +47,7 @@ def recall(similarity, k, one_more=False):
         "it is one too generous: the right one is among the first k if fewer than k are more similar.":
             lambda similarity, k: recall(similarity, k, one_more=True),
         "only the very first counts, whatever k is.": lambda similarity, k: recall(similarity, 1),
-        "the least similar come first; sort the other way round.":
+        "the least similar come first; reverse the sort.":
             lambda similarity, k: recall(-similarity, k),
         "this is how many rows; divide by the number of all rows.":
             lambda similarity, k: recall(similarity, k) * len(similarity),
