@@ -242,8 +242,12 @@ def kind(value):
 def words(value):
     """A value as short text: small tensors in full, others by their shape."""
     if isinstance(value, torch.Tensor):
-        rounded = torch.round(value.detach().double(), decimals=3) if value.is_floating_point() else value
-        return f"tensor({rounded.tolist()})" if value.numel() <= 16 else f"tensor {tuple(value.shape)}"
+        if value.numel() > 16:
+            return f"tensor {tuple(value.shape)}"
+        if value.is_floating_point():                # four digits, also of small numbers
+            digits = [float(f"{number:.4g}") for number in value.flatten().tolist()]
+            value = torch.tensor(digits, dtype=torch.float64).view(value.shape)
+        return f"tensor({value.tolist()})"
     if isinstance(value, float):
         return f"{value:.4g}"
     text = repr(value)

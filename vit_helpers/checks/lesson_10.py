@@ -64,13 +64,14 @@ def strongest(weights, keep):
     return torch.zeros_like(weights).scatter(-1, places, values)
 
 
-def rollout(maps, keep, by_row=True, later_left=True, residual=True, each_head=False, identity_first=False):
+def rollout(maps, keep, by_row=True, later_left=True, residual=True, each_head=False, identity_first=False,
+            divide=None):
     eye, flow = torch.eye(maps.shape[-1]), None
     for weights in maps:                                         # (H, N, N)
         kept = strongest(weights, keep).mean(dim=0) if each_head else strongest(
             weights.mean(dim=0) + eye * identity_first, keep)
         A = kept + eye * (residual and not identity_first)
-        A = A / (A.sum(dim=-1, keepdim=True) if by_row else A.sum(dim=-1))
+        A = divide(A) if divide else A / (A.sum(dim=-1, keepdim=True) if by_row else A.sum(dim=-1))
         flow = A if flow is None else A @ flow if later_left else flow @ A
     return flow
 
@@ -87,6 +88,12 @@ def rollout(maps, keep, by_row=True, later_left=True, residual=True, each_head=F
             lambda maps, keep: rollout(maps, keep, by_row=False),
         "the layers are multiplied in the wrong order: a later layer goes on the left, because it draws on "
         "what the earlier ones have mixed.": lambda maps, keep: rollout(maps, keep, later_left=False),
+        "columns are divided by their sums; the sum of a row runs along dim=-1.":
+            lambda maps, keep: rollout(maps, keep, divide=lambda A: A / A.sum(dim=0, keepdim=True)),
+        "half and half is not enough, since dropped weights leave rows below 1: divide each row by its sum.":
+            lambda maps, keep: rollout(maps, keep, divide=lambda A: A / 2),
+        "only the result is divided by its sums; do it to each layer's matrix before multiplying.":
+            lambda maps, keep: by_its_sums(rollout(maps, keep, divide=lambda A: A)),
         "the weak weights are dropped in each head separately; average the heads first, then drop.":
             lambda maps, keep: rollout(maps, keep, each_head=True),
         "the residual is gone: add the identity after dropping the weak weights.":
@@ -97,6 +104,10 @@ def rollout(maps, keep, by_row=True, later_left=True, residual=True, each_head=F
     })
 def sparse_rollout(maps, keep):
     return rollout(maps, keep)
+
+
+def by_its_sums(A):
+    return A / A.sum(dim=-1, keepdim=True)
 
 
 def minus_others(logits, own):
@@ -140,6 +151,19 @@ def small_model(img_size, depth, num_heads, num_classes, pool):
         "the mean is taken over all logits, the class itself included; divide the sum of "
         "the others by K - 1.":
             lambda *case: relevance(*case, contrast=lambda logits, own: own - logits.mean(dim=1)),
+        "the logits of the other classes are summed; subtract their mean, (sum - own) / (K - 1).":
+            lambda *case: relevance(*case, contrast=lambda logits, own: 2 * own - logits.sum(dim=1)),
+        "this asks about the predicted class; ask about `targets`.":
+            lambda model, images, targets: relevance(model, images, model(images).argmax(dim=1)),
+        "all images are asked about the class of the first.":
+            lambda model, images, targets: relevance(model, images, targets[:1].expand(len(images))),
+        "what hinders is not set to 0: max(0, gradient · weight).":
+            lambda *case: relevance(*case, helps=lambda weights, gradient: (gradient * weights).mean(dim=1)),
+        "the heads are summed; take their mean.":
+            lambda *case: relevance(
+                *case, helps=lambda weights, gradient: (gradient * weights).clamp(min=0).sum(dim=1)),
+        "the identity is gone; R starts with it and keeps it, only pictures leave it out.":
+            lambda *case: relevance(*case) - torch.eye(relevance(*case).shape[1]),
         "the weights of one layer meet the gradient of another; keep both lists in the order of the layers.":
             lambda *case: relevance(*case, backwards=True),
         "the mean over the heads comes before max(0, ...): heads that hinder cancel heads that help. First "

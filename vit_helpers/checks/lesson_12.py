@@ -29,6 +29,8 @@ def some_stages():
             (ours, {**ours, "block 1": one_number, "norm": a + 1, "logits": b + 5}, 0.01),
             (ours, {**ours, "block 0": a + 1e-4, "logits": b + 1}, 0.001),
             (ours, {**ours, "norm": hidden, "logits": b * torch.nan}, 1e-3), (ours, dict(ours), 0.0),
+            ({**ours, "norm": hidden}, ours, 1e-3),
+            ({**ours, "norm": hidden}, {**ours, "norm": hidden}, 1e-3),
             # The sign, many small differences, and a large number.
             ({"a": torch.tensor([0.0, 0.0])}, {"a": torch.tensor([9.0, 0.0])}, 1e-3),
             ({"a": torch.zeros(100)}, {"a": torch.full((100,), 5e-4)}, 1e-3),
@@ -49,6 +51,11 @@ def some_stages():
             lambda a, b, tolerance: first(a, b, lambda x, y: not (x - y).abs().mean().item() <= tolerance),
         "a stage with a nan passes, because `nan > tolerance` is False; ask `not difference <= tolerance`.":
             lambda a, b, tolerance: first(a, b, lambda x, y: largest(x, y) > tolerance),
+        "a nan at the same place in both models passes as equal; ask `not difference <= tolerance`.":
+            lambda a, b, tolerance: first(
+                a, b, lambda x, y: not torch.allclose(x, y, atol=tolerance, rtol=0, equal_nan=True)),
+        "a difference that equals the tolerance counts as one; only what exceeds it should.":
+            lambda a, b, tolerance: first(a, b, lambda x, y: not largest(x, y) < tolerance),
         "the tolerance is not used: rounding makes even correct models differ.":
             lambda a, b, tolerance: first(a, b, lambda x, y: not largest(x, y) <= 0),
     })
@@ -80,8 +87,16 @@ def rate_by(**how):
             rate_by(of_block=lambda depth, i: i + 1),
         "the last block learns as fast as the head; there is one layer above it, so its power is 1.":
             rate_by(of_block=lambda depth, i: depth - 1 - i, below=0),
+        "the head is a layer above the blocks, too: above block i are depth - i layers.":
+            rate_by(of_block=lambda depth, i: depth - 1 - i),
         "patch embedding, CLS token and positions learn as fast as block 0; they lie one layer below it.":
             rate_by(below=0),
+        "a block's norm1 is taken for the last norm; look at the first part of the name.":
+            lambda name, depth, rate, decay:
+                rate * decay ** (0 if "norm" in name or "head" in name else power(name, depth)),
+        "CLS token and positions learn at the full rate; they lie as low as the patch embedding.":
+            lambda name, depth, rate, decay:
+                rate * decay ** (0 if name in ("cls_token", "pos_embed") else power(name, depth)),
         "only the first digit of the block's number is read, so block 11 counts as block 1; split the name "
         "at its dots.":
             rate_by(number=lambda name: int(name[7])),
@@ -132,6 +147,12 @@ def packed(theirs, order=("query", "key", "value"), dim=0, parts=PARTS, turn=lam
         "the two norms are swapped: the one before attention is norm1. Their shapes are equal, so loading "
         "does not complain.":
             lambda theirs: packed(theirs, parts={**PARTS, "norm1": PARTS["norm2"], "norm2": PARTS["norm1"]}),
+        "fc1 and fc2 are swapped: intermediate.dense comes first.":
+            lambda theirs: packed(theirs, parts={**PARTS, "mlp.fc1": PARTS["mlp.fc2"],
+                                                 "mlp.fc2": PARTS["mlp.fc1"]}),
+        "the bias is packed in another order than the weight.":
+            lambda theirs: {**packed(theirs), "attn.qkv.bias":
+                            packed(theirs, order=("key", "query", "value"))["attn.qkv.bias"]},
         "only weights are renamed; the biases are part of the state dict too.":
             lambda theirs: {name: value for name, value in packed(theirs).items() if name.endswith("weight")},
     })
@@ -139,39 +160,62 @@ def pack_block(theirs):
     return packed(theirs)
 
 
-LEFT = "hooks that are still on the model"
+# What may be wrong besides the outputs, as it is told.
+LEFT = "of its hooks are still on the model, and will run and hold memory in every later call."
+AFTER_AN_ERROR = "of its hooks are still on the model after a call in which the model raised an error."
+AFTER_A_NAME = "of its hooks are still on the model after a call with a name that the model does not have."
+SILENT = "errors, of the model and of a name, did not reach the caller."
+
+
+def hooks_on(model):
+    return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules())
 
 
 def collected(answer, model, names, images):
-    """What the answer collected, and how many hooks it left behind, also when the model raises an error."""
-    found = answer(model, names, images)
-    with suppress(Exception):
-        answer(model, names, images[..., 1:])                    # a size that the model refuses
-    hooks = sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules())
-    return {**found, LEFT: hooks} if isinstance(found, dict) else found
+    """What the answer collected, and what else is wrong with it: hooks left behind, errors kept silent."""
+    found, wrong = answer(model, names, images), {}
+    left, silent = hooks_on(model), 0
+    # A size that the model refuses, and a name that it has not.
+    for what, call in ((AFTER_AN_ERROR, (names, images[..., 1:])),
+                       (AFTER_A_NAME, ([*names, "nope"], images))):
+        before = hooks_on(model)
+        with suppress(Exception):
+            answer(model, *call)
+            silent += 1
+        wrong[what] = hooks_on(model) - before
+    wrong |= {LEFT: left, SILENT: silent}
+    return {**found, **{what: n for what, n in wrong.items() if n}} if isinstance(found, dict) else found
 
 
 def not_all(found, model, names, images):
-    problem = difference({name: value for name, value in found.items() if name != LEFT},
+    told = (LEFT, AFTER_AN_ERROR, AFTER_A_NAME, SILENT)
+    problem = difference({name: value for name, value in found.items() if name not in told},
                          outputs(model, names, images), 1e-5)
-    if problem is None and found[LEFT]:
-        return (f"{found[LEFT]} of its hooks are still on the model, and will run and hold memory in every "
-                "later call. register_forward_hook returns a handle: call its remove(), in a "
-                "`finally`, which runs even when the model raises an error.")
-    return problem
+    return problem or next((f"{found[what]} {what}" for what in told if what in found), None)
 
 
-def outputs(model, names, images, keep=lambda module, inputs, output: output, leave=False, careful=True):
+def outputs(model, names, images, keep=lambda module, inputs, output: output, leave=False, careful=True,
+            early=False, silent=False):
     found, handles = {}, []
-    for name in names:
-        def hook(module, inputs, output, name=name):
-            found[name] = keep(module, inputs, output)
-        handles.append(model.get_submodule(name).register_forward_hook(hook))
+
+    def register():
+        for name in names:
+            def hook(module, inputs, output, name=name):
+                found[name] = keep(module, inputs, output)
+            handles.append(model.get_submodule(name).register_forward_hook(hook))
+
+    if early:
+        register()
     ran = False
     try:
+        if not early:
+            register()
         with torch.no_grad():
             model(images)
         ran = True
+    except Exception:
+        if not silent:
+            raise
     finally:
         for handle in handles if not leave and (ran or careful) else ():
             handle.remove()
@@ -214,8 +258,13 @@ def small():
             lambda *case: outputs(*case, keep=lambda module, inputs, output: inputs[0]),
         "the hooks stay on the model: keep the handle of each and call its remove() at the end.":
             lambda *case: outputs(*case, leave=True),
-        "the hooks stay on the model when it raises an error: remove them in a `finally`.":
+        "the hooks stay on the model when it raises an error: remove them in a `finally`, which runs then, "
+        "too.":
             lambda *case: outputs(*case, careful=False),
+        "hooks stay on the model when a later name does not exist: register them inside the `try`, too.":
+            lambda *case: outputs(*case, early=True),
+        "the error is caught and never seen again; use `finally`, not `except`.":
+            lambda *case: outputs(*case, silent=True),
         "only the first image of the batch is kept; keep a stage's whole output.": first_image,
     })
 def outputs_of(model, names, images):

@@ -4,7 +4,7 @@ from collections import Counter
 
 import torch
 
-from .base import exercise
+from .base import difference, exercise
 
 
 def loss(logits, labels, weights, divide=lambda say: say.sum(), sign=-1, of=torch.log_softmax,
@@ -18,11 +18,21 @@ def loss_by(**how):
     return lambda *case: loss(*case, **how)
 
 
+def no_gradient(result, *case):
+    silent = None if result.requires_grad else "The number is right, but the result has no gradient."
+    return difference(result, loss(*case), 1e-5) or silent
+
+
 @exercise(
-    cases=lambda: [(torch.tensor([[0.5, 0.5], [0.75, 0.25]]).log(), torch.tensor([0, 1]),
+    judge=no_gradient,
+    cases=lambda: [(torch.tensor([[0.5, 0.5], [0.75, 0.25]]).log().requires_grad_(), torch.tensor([0, 1]),
                     torch.tensor([1.0, 3.0])),
-                   (torch.randn(8, 3), torch.tensor([0, 0, 1, 2, 0, 0, 1, 0]), torch.tensor([0.5, 1.2, 4.0])),
-                   (torch.randn(6, 4), torch.tensor([3, 3, 3, 0, 0, 0]), torch.tensor([2.0, 9.0, 9.0, 0.3]))],
+                   (torch.tensor([[0.0, -200.0]], requires_grad=True), torch.tensor([1]),
+                    torch.tensor([1.0, 2.0])),
+                   (torch.randn(8, 3, requires_grad=True), torch.tensor([0, 0, 1, 2, 0, 0, 1, 0]),
+                    torch.tensor([0.5, 1.2, 4.0])),
+                   (torch.randn(6, 4, requires_grad=True), torch.tensor([3, 3, 3, 0, 0, 0]),
+                    torch.tensor([2.0, 9.0, 9.0, 0.3]))],
     mistakes={
         "this divides by the number of pictures; a weighted mean divides by the sum of their weights.":
             loss_by(divide=len),
@@ -36,6 +46,10 @@ def loss_by(**how):
         "the sign is wrong: log-probabilities are negative, the loss is not.": loss_by(sign=1),
         "the logarithm is missing; the loss is -log(p), and log_softmax gives log(p).":
             loss_by(of=torch.softmax),
+        "log after softmax: a probability that rounds to 0 gives an infinite loss; log_softmax does not.":
+            loss_by(of=lambda logits, dim: logits.softmax(dim).log()),
+        "nothing could learn from it; stay with tensors, without .item(), float() or torch.tensor(...).":
+            lambda *case: loss(*case).detach(),
     })
 def weighted_loss(logits, labels, weights):
     return loss(logits, labels, weights)
@@ -46,7 +60,8 @@ def ends(right, n, z=1.96, middle=True, below=True, extra=True, root=True, clip=
     inside = p * (1 - p) / n + (more / (4 * n) if extra else 0)
     down = 1 + more if below else 1
     center = (p + more / 2) / down if middle else p
-    distance = z * (inside**0.5 if root else inside) / down
+    distance = z * (inside**0.5 if root is True else inside / 2 if root == "half" else inside) / (
+        1 if below == "middle" else down)
     low, high = center - distance, center + distance
     return (max(0.0, low), min(1.0, high)) if clip else (low, high)
 
@@ -62,7 +77,11 @@ def ends(right, n, z=1.96, middle=True, below=True, extra=True, root=True, clip=
             lambda right, n, z=1.96: ends(right, n, z, middle=False),
         "the division by 1 + z²/n is missing.": lambda right, n, z=1.96: ends(right, n, z, below=False),
         "z²/(4n²) is missing under the root.": lambda right, n, z=1.96: ends(right, n, z, extra=False),
+        "only the middle is divided by 1 + z²/n; the distance is, too.":
+            lambda right, n, z=1.96: ends(right, n, z, below="middle"),
         "the square root is missing.": lambda right, n, z=1.96: ends(right, n, z, root=False),
+        "`** 1/2` halves, as powers go before divisions; write ** 0.5.":
+            lambda right, n, z=1.96: ends(right, n, z, root="half"),
         "z is fixed at 1.96; use the one that was given.": lambda right, n, z=1.96: ends(right, n),
     })
 def wilson(right, n, z=1.96):
@@ -81,6 +100,11 @@ def quantized(weight, dim=1, top=127, rounded=torch.round,
     mistakes={
         "there is one scale for the whole matrix; each row should have its own.":
             lambda weight: quantized(weight, dim=(0, 1)),
+        "the whole matrix shares one scale; take the largest absolute value of each row.":
+            lambda weight: (quantized(weight, dim=(0, 1))[0],
+                            quantized(weight, dim=(0, 1))[1].expand(len(weight), 1)),
+        "these are the largest values; a scale is the largest divided by 127.":
+            lambda weight: (quantized(weight)[0], 127 * quantized(weight)[1]),
         "each column has a scale; the weights of one output are a row: dim=1.":
             lambda weight: quantized(weight, dim=0),
         "the scale comes from the largest number; a negative one may be larger in size: take .abs() first.":
@@ -114,8 +138,14 @@ def dealt(places, folds, order=lambda count: sorted(count, key=lambda place: (-c
     mistakes={
         "pictures are dealt out one by one, so a place has pictures in several folds.":
             lambda places, folds: torch.arange(len(places)) % folds,
-        "places are dealt out in turn; each should go to the fold that has the fewest pictures.":
+        "places are dealt out in turn, or the sizes of the folds count places; a fold's size is its number "
+        "of pictures.":
             lambda places, folds: dealt(places, folds, weigh=lambda count, place: 1),
+        "everything goes to one fold: add the pictures of a place to the size of its fold.":
+            lambda places, folds: dealt(places, folds, weigh=lambda count, place: 0),
+        "reverse=True turns the alphabet around as well; use -count in the key.":
+            lambda places, folds: dealt(places, folds, order=lambda count: sorted(
+                count, key=lambda place: (count[place], place), reverse=True)),
         "places go in the order of the alphabet; begin with the one that has the most pictures.":
             lambda places, folds: dealt(places, folds, order=sorted),
         "places go in the order in which they come; begin with the one that has the most pictures.":
