@@ -3,7 +3,7 @@
 import math
 from statistics import mean, stdev, variance
 
-from .base import exercise
+from .base import Wrong, exercise
 
 
 def difference_by(error):
@@ -40,7 +40,8 @@ def first_that(enough, start=2):
 
 
 @exercise(
-    cases=lambda: [(1.0, 2.0, 2.8), (0.3, 0.2, 2.8), (0.5, 0.5, 3.1), (0.4, 5.0, 2.8)],
+    cases=lambda: [(1.0, 2.0, 2.8), (0.3, 0.2, 2.8), (0.5, 0.5, 3.1), (0.4, 5.0, 2.8), (1.0, 1.0, 2.0),
+                   (1.0, 0.1, 2.8)],
     mistakes={
         "only one of the two recipes has an error; both means are uncertain, so the variances add up to "
         "twice spread² / n.":
@@ -51,6 +52,11 @@ def first_that(enough, start=2):
                 first_that(lambda n: difference / (spread * 2**0.5 / n) >= ratio),
         "the error is that of single runs, which no number of runs makes smaller; divide the variance by n.":
             lambda spread, difference, ratio: 2 if difference / (spread * 2**0.5) >= ratio else math.inf,
+        "the ratio has to be reached, not exceeded: >=.":
+            lambda spread, difference, ratio: first_that(
+                lambda n: difference / (spread * (2 / n) ** 0.5) > ratio),
+        "the number is rounded down, which misses the ratio; round up.":
+            lambda spread, difference, ratio: max(2, int(2 * (ratio * spread / difference) ** 2)),
         "the number is rounded to the nearest; with one run too few the ratio is missed, so round up.":
             lambda spread, difference, ratio: max(2, round(2 * (ratio * spread / difference) ** 2)),
         "one run each is not enough, however large the difference: it has no spread, so the error would be "
@@ -90,13 +96,18 @@ def by_validation(row):
         # The larger rate wins; one seed against two; the mean, not the worst.
         (rows_of(("sgd", 0.1, [0.6, 0.6], [0.9, 0.9]), ("sgd", 0.3, [0.7, 0.7], [0.65, 0.65]),
                  ("adamw", 0.001, [0.9], [0.88]), ("adamw", 0.003, [0.5, 0.5], [0.5, 0.5]),
-                 ("muon", 0.01, [0.7, 0.9], [0.8, 0.8]), ("muon", 0.02, [0.75, 0.75], [0.76, 0.74])),)],
+                 ("muon", 0.01, [0.7, 0.9], [0.8, 0.8]), ("muon", 0.02, [0.75, 0.75], [0.76, 0.74])),),
+        (rows_of(("sgd", 0.1, [0.8, 0.8], [0.791, 0.814])),)],               # not to be rounded
     mistakes={
         "the rate is chosen on the test tiles; they may only judge what the validation tiles have chosen.":
             lambda rows: chosen(rows, lambda row: mean(row["test"])),
         "the validation accuracy that chose the rate is reported, which is too optimistic; report the test "
         "accuracy.":
             lambda rows: chosen(rows, by_validation, by_validation),
+        "the rate is chosen right, but the best test accuracy of any rate is reported; report that of the "
+        "chosen one.":
+            lambda rows: {name: (rate, max(mean(row["test"]) for row in rows if row["optimizer"] == name))
+                          for name, (rate, _) in chosen(rows, by_validation).items()},
         "the rate is chosen by its luckiest seed; take the mean over the seeds.":
             lambda rows: chosen(rows, lambda row: max(row["validation"])),
         "the test accuracy is that of the luckiest seed; report the mean over the seeds.":
@@ -114,9 +125,10 @@ class Measure:
     """A made-up measurement: the accuracy of a recipe in percent. Some settings help only together."""
 
     def __init__(self, base, gains):
-        self.base, self.gains = base, gains
+        self.base, self.gains, self.calls = base, gains, 0
 
     def __call__(self, recipe, seed):
+        self.calls += 1
         noise = [0.0, 1.7, -1.1, 0.6, 2.9][seed % 5]
         own = sum((i + 1) * seed**2 % 7 / 10 for i, name in enumerate(sorted(recipe)) if recipe[name])
         together = 2.0 if all(recipe.values()) else 0.0
@@ -130,10 +142,10 @@ class Measure:
 def ablation(recipe, alternatives, measure, seeds, other_seeds=lambda seeds: seeds, keep_changes=False,
              sign=1, together=True, divide=lambda seeds: len(seeds) ** 0.5):
     found, current = {}, dict(recipe)
+    whole = [measure(recipe, seed) for seed in seeds]
     for name, value in alternatives.items():
         changed = {**current, name: value}
         current = changed if keep_changes else current
-        whole = [measure(recipe, seed) for seed in seeds]
         parts = [measure(changed, seed) for seed in other_seeds(seeds)]
         differences = [sign * (b - a) for a, b in zip(whole, parts, strict=True)]
         error = stdev(differences) / divide(seeds) if together else (
@@ -142,8 +154,16 @@ def ablation(recipe, alternatives, measure, seeds, other_seeds=lambda seeds: see
     return found
 
 
+def counted(answer, recipe, alternatives, measure, seeds):
+    found, enough = answer(recipe, alternatives, measure, seeds), len(seeds) * (1 + len(alternatives))
+    if measure.calls > enough:
+        raise Wrong(f"It measures {measure.calls} times where {enough} are enough, and each may take minutes: "
+                    "measure the whole recipe once for each seed, before the loop.")
+    return found
+
+
 @exercise(
-    tolerance=1e-4,
+    use=counted, tolerance=1e-4,
     cases=lambda: [({"muon": True, "bf16": True}, {"muon": False, "bf16": False},
                     Measure(70.0, {"muon": 12.0, "bf16": -0.5}), [0, 1]),
                    ({"views": True, "decay": 0.5, "positions": "sincos"},

@@ -21,7 +21,7 @@ def stretched(logits, grid, patch_size, lay_out=laid_out, **how):
 
 @exercise(
     cases=lambda: [(torch.tensor([[[0.0, 10.0], [4.0, 20.0]]]), (1, 2), 2),
-                   (torch.randn(2, 6, 3), (2, 3), 4)],
+                   (torch.randn(2, 6, 3), (2, 3), 4), (torch.randn(1, 6, 2), (3, 2), 2)],
     mistakes={
         "the reshape still goes straight from (B, N, K) to (B, K, rows, columns), so a class gets numbers "
         "of other classes. Bring the classes to the front first, with transpose(1, 2).":
@@ -95,7 +95,10 @@ def with_unknown_pixels():
     cases=lambda: [(torch.tensor([[0, 0, 0, 1, 1, 9]]), torch.tensor([[0, 0, 1, 1, 1, 0]]), 3, 9),
                    with_unknown_pixels(),
                    # Class 2 is only said, 3 only where the truth is unknown.
-                   (torch.tensor([[0, 0, 1, 9]]), torch.tensor([[0, 2, 1, 3]]), 4, 9)],
+                   (torch.tensor([[0, 0, 1, 9]]), torch.tensor([[0, 2, 1, 3]]), 4, 9),
+                   # Class 1 is true but never said where the truth is known; another number for unknown.
+                   (torch.tensor([[0, 0, 1, 1, 9]]), torch.tensor([[0, 0, 0, 0, 1]]), 2, 9),
+                   (torch.tensor([[0, 0, 1, 1, -100]]), torch.tensor([[0, 0, 1, 0, 1]]), 2, -100)],
     mistakes={
         "pixels whose truth is unknown count as errors; leave them out of both the truth "
         "and the prediction.":
@@ -105,6 +108,11 @@ def with_unknown_pixels():
         "a class that occurs nowhere counts as 0; it says nothing about the model, so leave it out "
         "of the mean.":
             lambda *case: shares(*case).nan_to_num().mean().item(),
+        "a class that occurs nowhere is 0 / 0, and one nan makes the mean nan; use .nanmean().":
+            lambda *case: shares(*case).mean().item(),
+        "only the predicted classes are averaged; a class that is true and never predicted has an IoU of 0.":
+            lambda truth, said, K, ignore: shares(truth, said, K, ignore)[
+                said[truth != ignore].unique()].mean().item(),
         "this is the mean of each scene's own mean; count the pixels of all scenes together, or a class "
         "with three pixels in one scene weighs as much as one that fills it.":
             lambda truth, said, *rest: torch.stack([shares(t, s, *rest).nanmean()
@@ -123,6 +131,14 @@ class ChannelMeans(nn.Module):
 
     def forward(self, windows):
         return windows.mean(dim=(2, 3))
+
+
+class OneMore(ChannelMeans):
+    """The same, with one class more than channels."""
+
+    def forward(self, windows):
+        means = super().forward(windows)
+        return torch.cat([means, means.sum(dim=1, keepdim=True)], dim=1)
 
 
 def starts(whole, size, stride):
@@ -146,7 +162,7 @@ def slid(model, scene, size, stride, starts=starts, say=lambda logits: logits.so
     cases=lambda: [(ChannelMeans(), torch.tensor([[[0.0, 0.0, 0.0, 2.0, 2.0]] * 2, [[1.0] * 5] * 2]), 2, 2),
                    (ChannelMeans(), torch.randn(3, 9, 12).mul(4), 4, 3),
                    (ChannelMeans(), torch.randn(2, 6, 8).mul(4), 4, 2),
-                   (ChannelMeans(), torch.randn(2, 8, 4).mul(4), 4, 4)],
+                   (OneMore(), torch.randn(2, 8, 4), 4, 4)],
     mistakes={
         "the pixels at the right or lower border are never seen when the steps do not end there: add a last "
         "window that ends at the border.":
@@ -154,6 +170,8 @@ def slid(model, scene, size, stride, starts=starts, say=lambda logits: logits.so
         "the last window is added even where the steps end at the border already, so it counts twice.":
             lambda *case: slid(*case, starts=lambda whole, size, stride: [
                 *range(0, whole - size + 1, stride), whole - size]),
+        "softmax runs over the batch of one, so every probability is 1; take it over the classes, dim=1.":
+            lambda *case: slid(*case, say=torch.ones_like),
         "logits are averaged, and softmax comes last; average probabilities, or one very sure window "
         "outvotes all others.":
             lambda *case: slid(*case, say=lambda logits: logits,

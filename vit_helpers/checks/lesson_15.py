@@ -8,11 +8,14 @@ from .base import exercise, take_weights
 
 
 @exercise(
-    cases=lambda: [(torch.tensor([2.0, 4.0]).reshape(1, 2, 1, 1), 2), (torch.randn(5, 3, 4, 4), 2)],
+    cases=lambda: [(torch.tensor([2.0, 4.0]).reshape(1, 2, 1, 1), 2), (torch.randn(5, 3, 4, 4), 2),
+                   (torch.randn(5, 3, 4, 4), 4), (torch.randn(2, 1, 2, 2), 1)],
     mistakes={
         "the copies are not divided by the number of frames; the token of a still film would be that many "
         "times too large.":
             lambda weight, tubelet: weight.repeat(1, tubelet, 1, 1),
+        "the number of frames is taken to be 2; repeat `tubelet` times, and divide by it.":
+            lambda weight, tubelet: weight.repeat(1, 2, 1, 1) / 2,
         "each channel is repeated in place (R, R, G, G, B, B); a tubelet has its channels frame by frame "
         "(R, G, B, R, G, B).":
             lambda weight, tubelet: weight.repeat_interleave(tubelet, dim=1) / tubelet,
@@ -130,11 +133,22 @@ class Timeless(Late):
         return x.mean(dim=2)
 
 
+class Alternating(Late):
+    def forward(self, films):
+        blocks = self.encoder.blocks
+        mixed = nn.ModuleList([*blocks[::2], *blocks[1::2]])
+        self.encoder.blocks = mixed
+        try:
+            return super().forward(films)
+        finally:
+            self.encoder.blocks = blocks
+
+
 def with_known_weights(answer, frames, tubelet, films):
     """The logits with weights that are the same each time, so that only the computation can differ."""
     torch.manual_seed(2)
     encoder = VisionTransformer(tuple(films.shape[3:]), 2, 3 * tubelet, 9, embed_dim=16, mlp_dim=32,
-                                pool="mean")
+                                depth=2 * tubelet, pool="mean")
     for parameter in encoder.parameters():           # far from their start, so that each part matters
         nn.init.normal_(parameter, std=0.5)
     weights = {f"encoder.{name}": value for name, value in encoder.state_dict().items()}
@@ -158,6 +172,8 @@ def with_known_weights(answer, frames, tubelet, films):
         "in the second half films attend to other films; the middle axis is the one that a block "
         "mixes: (B, T', D).":
             FilmsMixed,
+        "space and time alternate; first comes the half of the blocks that works in space, then the other.":
+            Alternating,
         "the positions in time are there but not added; without them, the second half cannot tell the order "
         "of the steps.":
             Timeless,

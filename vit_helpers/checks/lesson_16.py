@@ -5,7 +5,7 @@ from torch import nn
 
 from ..heads import DiffusionTransformer, flow_point
 from ..model import EncoderBlock, VisionTransformer
-from .base import exercise
+from .base import difference, exercise
 
 
 def by_gather(tokens, visible, mask_token, num_patches):
@@ -56,25 +56,33 @@ def put_back(tokens, visible, mask_token, num_patches):
 
 
 class Toy(nn.Module):
-    """A stand-in for a painter: its velocity is noisy + time + class."""
+    """A stand-in for a painter: its velocity is gain * (noisy + time + class)."""
 
-    any_class = 4
+    def __init__(self, any_class):
+        super().__init__()
+        self.any_class, self.gain = any_class, nn.Parameter(torch.ones(()))
 
     def forward(self, noisy, time, labels):
         for name, value in (("times", time), ("labels", labels)):
             if value.shape != (len(noisy),):
                 raise ValueError(f"the model takes {name} (B,) = ({len(noisy)},), not {tuple(value.shape)}")
-        return noisy + (time + labels)[:, None, None, None]
+        return self.gain * (noisy + (time + labels)[:, None, None, None])
 
 
 def loss_of(model, noisy, time, labels, hidden, wanted):
     return (model(noisy, time, labels.where(~hidden, model.any_class)) - wanted).square().mean()
 
 
+def no_gradient(result, *case):
+    silent = None if result.requires_grad else "The number is right, but no gradient reaches the model."
+    return difference(result, flow_loss.reference(*case), 1e-5) or silent
+
+
 @exercise(
-    cases=lambda: [(Toy(), torch.full((1, 1, 1, 1), 3.0), torch.tensor([2]), torch.full((1, 1, 1, 1), 1.0),
+    judge=no_gradient,
+    cases=lambda: [(Toy(4), torch.full((1, 1, 1, 1), 3.0), torch.tensor([2]), torch.full((1, 1, 1, 1), 1.0),
                     torch.tensor([0.25]), torch.tensor([True])),
-                   (Toy(), torch.randn(3, 2, 4, 5), torch.tensor([3, 0, 1]), torch.randn(3, 2, 4, 5),
+                   (Toy(7), torch.randn(3, 2, 4, 5), torch.tensor([3, 0, 1]), torch.randn(3, 2, 4, 5),
                     torch.rand(3), torch.tensor([False, True, False]))],
     mistakes={
         "the line runs from the image to the noise, but the velocity points to the image; time 0 is noise, "
@@ -93,6 +101,12 @@ def loss_of(model, noisy, time, labels, hidden, wanted):
             lambda model, images, labels, noise, time, hidden:
                 loss_of(model, flow_point(images, noise, time)[0], time, labels, torch.zeros_like(hidden),
                         images - noise),
+        "the answer of the model carries no gradient; leave out torch.no_grad(), detach() and .item().":
+            lambda *case: flow_loss.reference(*case).detach(),
+        "\"any class\" is not always number 4; ask model.any_class.":
+            lambda model, images, labels, noise, time, hidden:
+                loss_of(model, flow_point(images, noise, time)[0], time, labels.where(~hidden, 4),
+                        torch.zeros_like(hidden), images - noise),
         "the answer is compared with the image; it is a velocity, so compare it with image minus noise.":
             lambda model, images, labels, noise, time, hidden:
                 loss_of(model, flow_point(images, noise, time)[0], time, labels, hidden, images),
@@ -182,8 +196,8 @@ def follow(model, noise, labels, guidance, steps, looks=2, extra=0, second=1, ba
     mistakes={
         "each step has one look only (Euler); look again where it leads, and take the mean of both.":
             lambda *case: follow(*case, looks=1),
-        "guidance is added to the velocity with the class, so it is too strong by one; start from that of "
-        "\"any class\".":
+        "guidance is too strong by one; it is v_any + guidance * (v_class - v_any), neither starting from "
+        "v_class nor with 1 + guidance.":
             lambda *case: follow(*case, extra=1),
         "the second look uses the time of the first; it happens at the end of the step.":
             lambda *case: follow(*case, second=0),
