@@ -157,7 +157,7 @@ def ablation(recipe, alternatives, measure, seeds, other_seeds=lambda seeds: see
 def counted(answer, recipe, alternatives, measure, seeds):
     found, enough = answer(recipe, alternatives, measure, seeds), len(seeds) * (1 + len(alternatives))
     if measure.calls > enough:
-        raise Wrong(f"It measures {measure.calls} times where {enough} are enough, and each may take minutes: "
+        raise Wrong(f"It measures {measure.calls} times where {enough} are enough; each may take minutes: "
                     "measure the whole recipe once for each seed, before the loop.")
     return found
 
