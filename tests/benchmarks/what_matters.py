@@ -196,7 +196,8 @@ def places(trial):
             ("ViT", VisionTransformer, "good", GOOD, 5),
             ("ViT, convolutional stem", VisionTransformer, "good", replace(GOOD, **stem), 5),
             ("CNN", SmallCNN, "good", replace(WHOLE, muon_learning_rate=0.024), 5),     # its best in `rivals`
-            ("ViT, convolutional stem", VisionTransformer, "conv", CONV, 15)):
+            ("ViT, convolutional stem", VisionTransformer, "conv", CONV, 15),
+            ("CNN", SmallCNN, "conv", replace(CONV, muon_learning_rate=0.024, keep_until=0.0), 15)):
         for split, (train, validation, test) in splits.items():
             if epochs == 15 and split == "random":       # `best.py` says more about that
                 continue

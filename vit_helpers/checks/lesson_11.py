@@ -23,6 +23,10 @@ def difference_by(error):
         "both variances are divided by the number of runs of the first recipe; each has its own "
         "number of runs.":
             difference_by(lambda a, b: (variance(a) + variance(b)) / len(a)),
+        "both variances are divided by 3; each recipe has its own number of runs.":
+            difference_by(lambda a, b: (variance(a) + variance(b)) / 3),
+        "the sign is lost; a second recipe that is worse gives a negative ratio.":
+            lambda first, second: abs(ratio.reference(first, second)),
         "the variances divide by n; a mean that was itself estimated from the runs asks for n - 1.":
             difference_by(lambda a, b: sum(variance(x) * (len(x) - 1) / len(x) ** 2 for x in (a, b))),
         "the square root is missing: the variances, each by its n, add up to the square of the "

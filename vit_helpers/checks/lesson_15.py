@@ -38,6 +38,13 @@ def inflate(weight, tubelet):
         "it is transposed: a row's token attends to a column's, and this lets each step attend to itself "
         "and to the future.":
             lambda steps, places: past_only.reference(steps, places).T,
+        "True and False are swapped; True means that the row's token may attend.":
+            lambda steps, places: ~past_only.reference(steps, places),
+        "each step sees only itself; earlier steps are allowed too: >=.":
+            lambda steps, places: step_of(steps, places)[:, None] == step_of(steps, places),
+        "the step of a token is its number // places, not // steps.":
+            lambda steps, places:
+                (torch.arange(steps * places) // steps)[:, None] >= torch.arange(steps * places) // steps,
         "a step does not see itself, and the first one sees nothing at all; earlier or the same is allowed.":
             lambda steps, places: step_of(steps, places)[:, None] > step_of(steps, places),
         "the tokens are taken to be sorted by place; the first `places` tokens all belong to step 0.":

@@ -116,7 +116,8 @@ def flow_loss(model, images, labels, noise, time, hidden):
     return loss_of(model, noisy, time, labels, hidden, velocity)
 
 
-def through(block, x, numbers, one=1, norm=True, order=(0, 1, 2), close_all=False, side_by_side=False):
+def through(block, x, numbers, one=1, norm=True, order=(0, 1, 2), close_all=False, side_by_side=False,
+            by_gate=lambda gate: gate):
     """The block with six steering vectors, and with room for the mistakes."""
     parts = numbers[:, None].chunk(6, dim=2)                             # six times (B, 1, D)
     start = x
@@ -124,7 +125,7 @@ def through(block, x, numbers, one=1, norm=True, order=(0, 1, 2), close_all=Fals
         scale, shift, gate = (parts[3 * i + j] for j in order)
         stream = start if side_by_side else x
         added = layer((normalize(stream) if norm else stream) * (one + scale) + shift)
-        x = gate * (x + added) if close_all else x + gate * added
+        x = gate * (x + added) if close_all else x + by_gate(gate) * added
     return x
 
 
@@ -145,6 +146,10 @@ def trained_block(*sizes):
             lambda block, x, numbers: through(block, x, numbers, one=0),
         "the gate is on the whole sum, so a closed gate wipes out the token; gate only what the layer adds.":
             lambda block, x, numbers: through(block, x, numbers, close_all=True),
+        "the gates are not used; multiply what attention and the MLP give by them.":
+            lambda block, x, numbers: through(block, x, numbers, by_gate=torch.ones_like),
+        "only scale gets the 1; a gate of zero must shut.":
+            lambda block, x, numbers: through(block, x, numbers, by_gate=lambda gate: 1 + gate),
         "scale and shift are swapped; the six come as scale, shift, gate, and the same again.":
             lambda block, x, numbers: through(block, x, numbers, order=(1, 0, 2)),
         "the block's norms are not used; scale and shift what the norm gives.":
@@ -173,7 +178,8 @@ def small_painter():
     return model.eval()
 
 
-def follow(model, noise, labels, guidance, steps, looks=2, extra=0, second=1, backward=False, least=-1.0):
+def follow(model, noise, labels, guidance, steps, looks=2, extra=0, second=1, backward=False, least=-1.0,
+           mix=lambda first, ahead: (first + ahead) / 2):
     """From noise to image, with room for the mistakes."""
     def velocity(x, time):
         times = torch.full((len(x),), float(1 - time if backward else time))
@@ -185,7 +191,7 @@ def follow(model, noise, labels, guidance, steps, looks=2, extra=0, second=1, ba
         for i in range(steps):
             first = velocity(x, i / steps)
             ahead = velocity(x + first / steps, (i + second) / steps) if looks == 2 else first
-            x = x + (first + ahead) / 2 / steps
+            x = x + mix(first, ahead) / steps
     return x.clamp(least, -least)
 
 
@@ -199,6 +205,10 @@ def follow(model, noise, labels, guidance, steps, looks=2, extra=0, second=1, ba
         "guidance is too strong by one; it is v_any + guidance * (v_class - v_any), neither starting from "
         "v_class nor with 1 + guidance.":
             lambda *case: follow(*case, extra=1),
+        "both velocities are added; take their mean.":
+            lambda *case: follow(*case, mix=lambda first, ahead: first + ahead),
+        "only the second velocity is followed; take the mean of both.":
+            lambda *case: follow(*case, mix=lambda first, ahead: ahead),
         "the second look uses the time of the first; it happens at the end of the step.":
             lambda *case: follow(*case, second=0),
         "time runs from 1 to 0; the noise is at time 0.": lambda *case: follow(*case, backward=True),
