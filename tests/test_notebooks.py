@@ -102,6 +102,9 @@ def test_the_parts_of_a_lesson(path, notebook):
         for heading in ("Three quick questions", "What you built", "Further reading"):
             assert f"## {heading}" in prose, heading
         assert prose.count("<details>") == prose.count("</details>") >= 3
+    levels = [len(marks) for marks in re.findall(r"(?m)^(#+) ", re.sub(r"(?ms)^```.*?^```", "", prose))]
+    assert levels[0] == 1 and 1 not in levels[1:]
+    assert all(lower <= upper + 1 for upper, lower in itertools.pairwise(levels))    # no level is skipped
     for following in NOTEBOOKS[NOTEBOOKS.index(path) + 1:][:1]:
         assert f"({following.name})" in prose
     for cell in cells(notebook, "markdown"):      # the slides start at the headings

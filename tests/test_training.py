@@ -86,6 +86,12 @@ def test_the_training_accuracy_is_over_tiles_not_over_whole_batches():
     assert history.train_accuracy == [1.0, 1.0]
 
 
+def test_parts_are_trained_and_tested_without_gathering_their_images():
+    parts = black_and_white(40).split(0.5)
+    fit(WhiteShare(1, 1), *parts, epochs=1, recipe=Recipe(batch_size=8))
+    assert all("images" not in vars(part) for part in parts)     # a folder larger than memory would not fit
+
+
 @RECIPES
 def test_the_same_seed_gives_the_same_numbers_and_leaves_the_global_ones_alone(tiles, recipe):
     runs = []
