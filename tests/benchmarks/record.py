@@ -23,7 +23,8 @@ from vit_helpers.runtime import atomic_write
 
 OTHERS = Path(__file__).with_name("measurements.json")
 IN_LESSONS = ("learning_rate", "walk", "patch_size", "positions", "optimizers", "rivals", "images", "compute",
-              "places", "photos", "todays", "labels", "words", "race", "best-eurosat", "conv-eurosat")
+              "places", "stem", "heads", "photos", "todays", "labels", "words", "race",
+              "best-eurosat", "conv-eurosat")
 
 
 def make_parser(description):

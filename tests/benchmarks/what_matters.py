@@ -1,11 +1,12 @@
-"""What matters: the measurements that lessons 11, 17 and 20 to 22 plot, judged on part of the training tiles.
+"""What matters: the measurements that lessons 11, 13 to 15, 17 and 20 to 22 plot.
 
     python tests/benchmarks/what_matters.py STUDY [--seeds 0 1 2] [--source eurosat] [--out FILE.json]
 
 STUDY is one of: walk, patch_size, positions, optimizers, learning_rate, rivals, compute, images, places,
-photos, todays, labels, words. The result goes to vit_helpers/measured.json where a lesson plots it, else to
-measurements.json. Only `images` and `places` report on test tiles; nothing is chosen by them. The seed sets
-first weights, order and augmentation.
+stem, heads, photos, todays, labels, words. All are judged on part of the training tiles but `images`,
+`places` and `heads`, which report on test tiles; nothing is chosen by them. The result goes to
+vit_helpers/measured.json where a lesson plots it, else to measurements.json. The seed sets first weights,
+order and augmentation.
 """
 
 import copy
@@ -26,9 +27,18 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 import vit_helpers
-from vit_helpers import CONV, GOOD, PLAIN, QUICK, Tiles, VisionTransformer, evaluate, fit, load_tiles
-from vit_helpers.evaluation import pooled_features
-from vit_helpers.heads import MaskedAutoencoder, masked_loss
+from vit_helpers import CONV, GOOD, PLAIN, QUICK, Tiles, VisionTransformer, evaluate, fit, load_tiles, scenes
+from vit_helpers.evaluation import confusion_counts, pooled_features
+from vit_helpers.heads import (
+    Detector,
+    MaskedAutoencoder,
+    Segmenter,
+    average_precision,
+    detect,
+    detection_loss,
+    intersection_over_union,
+    masked_loss,
+)
 from vit_helpers.recipes import make_optimizers
 from vit_helpers.runtime import rounds
 
@@ -196,6 +206,7 @@ def places(trial):
             ("ViT", VisionTransformer, "good", GOOD, 5),
             ("ViT, convolutional stem", VisionTransformer, "good", replace(GOOD, **stem), 5),
             ("CNN", SmallCNN, "good", replace(WHOLE, muon_learning_rate=0.024), 5),     # its best in `rivals`
+            ("ViT", VisionTransformer, "conv", replace(CONV, model=GOOD.model), 15),
             ("ViT, convolutional stem", VisionTransformer, "conv", CONV, 15),
             ("CNN", SmallCNN, "conv", replace(CONV, muon_learning_rate=0.024, keep_until=0.0), 15)):
         for split, (train, validation, test) in splits.items():
@@ -206,6 +217,63 @@ def places(trial):
             known = [round(evaluate(trained, validation).accuracy, 4) for trained in judged.models]
             yield {"model": model, "recipe": name, "epochs": epochs, "split": split, **row,
                    "validation_accuracy": known}
+
+
+def stem(trial):
+    """What in the convolutional stem helps: one thing at a time added to the linear one, or taken from it.
+
+    Five epochs of `good` on the spatial split, judged on its validation part.
+    """
+    tiles = load_tiles("eurosat")
+    trial.train, trial.judged, _ = tiles.spatial_split()
+
+    def edited(change):
+        """A new ViT whose stem is `change` of the stem's layers, on which Muon works as before."""
+        model = VisionTransformer(**GOOD.model, stem="conv")
+        model.patch_embed.proj = nn.Sequential(*change(list(model.patch_embed.proj)))
+        return model
+
+    def linear(layers):                              # the plain one
+        return [VisionTransformer(**GOOD.model).patch_embed.proj]
+
+    def overlapping(layers):                         # 16x16 pixels in steps of 8; as many in each sum: twice
+        wide = nn.Conv2d(3, 128, 16, stride=8, padding=4)
+        nn.init.normal_(wide.weight, std=0.5 / (0.12 * math.sqrt(wide.weight[0].numel() / 4)))
+        return [wide]
+
+    def without_norm(layers):
+        for layer in layers:
+            if isinstance(layer, nn.Conv2d):         # at a start that keeps the size of what it passes on
+                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+        return [layer for layer in layers if not isinstance(layer, nn.BatchNorm2d)]
+
+    def without_relu(layers):
+        return [layer for layer in layers if not isinstance(layer, nn.ReLU)]
+
+    def each_patch_alone():                          # nothing crosses the edge of a patch
+        model = VisionTransformer(**GOOD.model, stem="conv")
+        whole = model.patch_embed.forward
+
+        def forward(images):
+            patches = vit_helpers.patchify(images, 8).unflatten(2, (3, 8, 8)).flatten(0, 1)
+            return whole(patches).reshape(len(images), 64, 128)
+
+        model.patch_embed.forward = forward
+        return model
+
+    def with_adamw():
+        model = VisionTransformer(**GOOD.model, stem="conv")
+        model.patch_embed = nn.Sequential(model.patch_embed)     # a name that Muon does not know
+        return model
+
+    for name, network in (
+            ("linear, AdamW", partial(VisionTransformer, **GOOD.model)), ("linear", partial(edited, linear)),
+            ("linear, overlapping", partial(edited, overlapping)), ("conv", partial(edited, list)),
+            ("conv, each patch alone", each_patch_alone),
+            ("conv, no batch norm", partial(edited, without_norm)),
+            ("conv, no ReLU", partial(edited, without_relu)), ("conv, AdamW", with_adamw)):
+        yield {"stem": name, "parameters": sum(p.numel() for p in network().patch_embed.parameters()),
+               **trial(GOOD, 5, network=network)}
 
 
 def photos(trial):
@@ -227,12 +295,12 @@ def photos(trial):
                    **{name: [round(value, 4) for value in part.tolist()] for name, part in found.items()}}
 
 
-def defined_in(lesson, starts):
+def defined_in(lesson, starts, train=None):
     """What the cells of a lesson that start with one of `starts` define, by name: the very classes there."""
     path = Path(__file__).parents[2] / "notebooks" / f"{lesson}.ipynb"
-    space = {"copy": copy, "math": math, "partial": partial, "torch": torch, "nn": nn, "F": F,
-             "vit_helpers": vit_helpers, "rounds": rounds, "QUICK": QUICK,
-             "device": vit_helpers.pick_device()}
+    space = {**vars(vit_helpers.heads), **vars(scenes), **vars(vit_helpers), "train": train, "copy": copy,
+             "math": math, "partial": partial, "torch": torch, "nn": nn, "F": F, "vit_helpers": vit_helpers,
+             "rounds": rounds, "device": vit_helpers.pick_device()}
     for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
         text = "".join(cell["source"])
         if "exercise" not in cell["metadata"].get("tags", []) and text.startswith(starts):
@@ -373,6 +441,61 @@ def labels(trial):
                 found = {}
 
 
+def heads(trial):
+    """The heads of lessons 13 to 15, trained by the lessons' own functions, on scenes of test tiles."""
+    once = torch.Generator().manual_seed
+
+    def fresh(seed, size=64):
+        torch.manual_seed(seed)
+        return vit_helpers.load_pretrained("eurosat").set_img_size(size)
+
+    lesson = defined_in("13_segmentation", ("def ", "from vit_helpers.heads import segment\n"), trial.train)
+    images, masks = scenes.mosaics(trial.judged, 1000, bend=None, generator=once(1))
+    for name, alone, decoder in (("patches alone", True, "pixels"), ("context, linear", False, "linear"),
+                                 ("context, pixels", False, "pixels")):
+        row = {"lesson": 13, "model": name, "accuracy": [], "mean IoU": []}
+        for seed in trial.seeds:
+            model = Segmenter(fresh(seed, 8 if alone else 64), decoder=decoder)
+            vit_helpers.learn(model, lesson["loss_on"](32, alone), steps=450, seed=seed)
+            said = lesson["segment_alone" if alone else "segment"](model, images)
+            row["accuracy"].append(round((said == masks).float().mean().item(), 4))
+            iou = intersection_over_union(confusion_counts(masks, said, 10))
+            row["mean IoU"].append(round(iou.nanmean().item(), 4))
+        yield row
+
+    lesson = defined_in("14_detection", "from vit_helpers import GOOD, learn\n", trial.train)
+    images, boxes, classes = scenes.objects(trial.judged, 1000, generator=once(1))
+    truth = list(zip(boxes, classes, strict=True))
+
+    def queries_only(model, generator):
+        images, boxes, classes = scenes.objects(trial.train, 16, counts=(3, 6), generator=generator)
+        answers = model(vit_helpers.normalize(images).to(lesson["device"]))
+        return detection_loss(*answers, classes, boxes)
+
+    for name, loss_of in (("queries and patches", lesson["loss_of"]), ("queries only", queries_only)):
+        row = {"lesson": 14, "model": name, "AP50": [], "AP": []}
+        for seed in trial.seeds:
+            model = Detector(fresh(seed, 96), queries=(4, 4))
+            vit_helpers.learn(model, loss_of, steps=1800, seed=seed)
+            precision = average_precision(detect(model, images), truth, num_classes=10)
+            row["AP50"].append(round(precision[0].item(), 4))
+            row["AP"].append(round(precision.mean().item(), 4))
+        yield row
+
+    lesson = defined_in("15_video", ("def new_video", "def many", "import torch.nn.functional as F\n"),
+                        trial.train)
+    films, motions = lesson["many_clips"](trial.judged)
+    for name in ("joint", "factorized"):
+        row = {"lesson": 15, "model": name, "accuracy": []}
+        for seed in trial.seeds:
+            model = lesson["new_video_model"](8, 2, name, seed)
+            loss_of = lesson["loss_on"](lesson["all_frames"])
+            vit_helpers.learn(model, loss_of, steps=190, recipe=QUICK, seed=seed)
+            said = lesson["probabilities"](model, films).argmax(dim=1)
+            row["accuracy"].append(round((said == motions).float().mean().item(), 4))
+        yield row
+
+
 CAPTIONED = {                                        # name: text encoder and kind of batch in lesson 22
     "transformer": ("TextEncoder", "plain_batch"), "bag of words": ("BagOfWords", "plain_batch"),
     "transformer, no rivals": ("TextEncoder", "batch_without_rivals"),
@@ -404,8 +527,8 @@ def words(trial):
 
 def main():
     studies = {study.__name__: study for study in (walk, patch_size, positions, optimizers, learning_rate,
-                                                   rivals, compute, images, places, photos, todays, labels,
-                                                   words)}
+                                                   rivals, compute, images, places, stem, heads, photos,
+                                                   todays, labels, words)}
     parser = make_parser(__doc__)
     parser.add_argument("study", choices=studies)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
@@ -414,7 +537,7 @@ def main():
     args = parser.parse_args()
     learned, judged = load_tiles(args.source).split()
     kind = "test"
-    if args.study not in ("images", "places"):       # these two report on the test tiles
+    if args.study not in ("images", "places", "heads"):      # which report on the test tiles
         learned, judged = learned.split(seed=1)
         kind = "validation"
         judged = judged.subset(2000) if args.study == "labels" else judged
