@@ -15,6 +15,7 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import torch
 from record import make_parser, record
 
 from vit_helpers.pretrained import WEIGHTS
@@ -63,9 +64,10 @@ def main():
     rows = [{**{key: fact[key] for key in KEPT if key in fact},
              "seconds": round(sum(fact["history"]["seconds"]), 1),
              "train_accuracy": fact["history"]["train_accuracy"][-1]} for fact in facts]
+    torch.set_num_threads(threads)                       # as in each run: `record` says how many
     record(f"{args.recipe}-{args.source}", {
         "recipe": "python -m vit_helpers " + " ".join(base), "epochs": args.epochs,
-        "at_once": args.at_once, "threads_each": threads, "rows": rows}, args.out)
+        "at_once": args.at_once, "rows": rows}, args.out)
 
 
 if __name__ == "__main__":

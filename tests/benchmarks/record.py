@@ -23,7 +23,7 @@ from vit_helpers.runtime import atomic_write
 
 OTHERS = Path(__file__).with_name("measurements.json")
 IN_LESSONS = ("learning_rate", "walk", "patch_size", "positions", "optimizers", "rivals", "images", "compute",
-              "places", "stem", "heads", "photos", "todays", "labels", "words", "race",
+              "places", "stem", "teacher", "heads", "photos", "todays", "labels", "words", "race",
               "best-eurosat", "conv-eurosat")
 
 
@@ -34,13 +34,13 @@ def make_parser(description):
 
 
 def machine():
-    """What the numbers depend on besides the code, as a dict."""
+    """What the numbers depend on besides the code, in words."""
     device, cpuinfo = pick_device(), Path("/proc/cpuinfo")
     names = re.findall(r"model name\s*: (.+)", cpuinfo.read_text("utf-8")) if cpuinfo.exists() else []
-    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
-    return {"cpu": names[0] if names else platform.processor() or platform.machine(), "cores": os.cpu_count(),
-            "threads": torch.get_num_threads(), "torch": torch.__version__, "device": gpu or str(device),
-            "fast_bf16": has_fast_bf16(device)}
+    cpu = names[0] if names else platform.processor() or platform.machine()
+    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else device
+    return (f"{cpu}, {os.cpu_count()} cores, threads: {torch.get_num_threads()} · {gpu} · "
+            f"{'with' if has_fast_bf16(device) else 'without'} fast bf16 · PyTorch {torch.__version__}")
 
 
 def in_own_process(function, **settings):
@@ -80,7 +80,8 @@ def record(name, facts, path=None):
     command = re.sub(r" --(out|folder|root|weights) \S+", "", command)       # places mean nothing elsewhere
     facts = json.loads(json.dumps(facts), parse_float=lambda text: round(float(text), 5))
     everything[name] = {"command": command, "date": date.today().isoformat(), "machine": machine(), **facts}
-    text = json.dumps(everything, indent=1)
+    text = json.dumps(everything, indent=1, ensure_ascii=False)
+    text = re.sub(r"\[[\d\s.,e+-]*\]", lambda found: "".join(found[0].split()), text)   # numbers closer
     for inner in (r"\[[^][{}]*\]", r"{[^{}]*}"):          # a row on one line
         text = re.sub(inner, lambda found: " ".join(found[0].split()), text)
     with atomic_write(path) as temporary:

@@ -11,16 +11,7 @@ from vit_helpers.pretrained import WEIGHTS
 
 ROOT = Path(__file__).parents[2]
 PAGE = Path(__file__).with_name("RESULTS.md")
-SHOWN = {                                            # lesson: phrases of the outputs that RESULTS.md quotes
-    "01_eurosat_data": ["on six color numbers:"],
-    "08_training": ["epoch     loss"],
-    "09_evaluation": ["before  ECE", "test tiles (should not be)"],
-    "12_pretrained": ["linear probe"],
-    "13_segmentation": ["mean IoU", "sliding classifier", "sliding segmenter"],
-    "14_detection": ["class and place"],
-    "15_video": ["one frame"],
-    "16_generation": [" 50 labels, from scratch", "100 labels, from scratch", "judge on real", "recognized"],
-}
+SHARES = re.compile("accuracy|AP|IoU")               # what keys of lists of shares, 0 to 1, contain
 OF_WEIGHTS = ("name", "data", "epochs", "steps", "seed", "test_accuracy", "test_accuracy_8_views", "loss",
               "seconds", "command")
 
@@ -39,7 +30,7 @@ def percent(values):
 
 
 def written(key, value):
-    if "accuracy" in key:
+    if SHARES.search(key):
         return percent(value)
     if isinstance(value, float):
         return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
@@ -47,9 +38,9 @@ def written(key, value):
 
 
 def table(rows):
-    """Rows (dicts, which may lack keys) as a Markdown table; of lists only accuracies are shown."""
+    """Rows (dicts, which may lack keys) as a Markdown table; of lists only shares are shown."""
     keys = list(dict.fromkeys(key for row in rows for key, value in row.items()
-                              if "accuracy" in key or not isinstance(value, (list, dict))))
+                              if SHARES.search(key) or not isinstance(value, (list, dict))))
     lines = [f"| {' | '.join(key.replace('_', ' ') for key in keys)} |", "|---" * len(keys) + "|"]
     for row in rows:
         cells = [written(key, row[key]) if key in row else "" for key in keys]
@@ -77,11 +68,7 @@ def race_rows(race):
 
 def setting(facts):
     """Date, machine and setting of a measurement in one line."""
-    machine = facts["machine"]
-    threads = facts.get("threads_each", machine["threads"])      # best.py runs several side by side
-    parts = [facts["date"], f"{machine['cpu']}, {machine['cores']} cores, threads: {threads}",
-             machine["device"], f"{'with' if machine['fast_bf16'] else 'without'} fast bf16",
-             f"PyTorch {machine['torch']}"]
+    parts = [facts["date"], facts["machine"]]
     if "seeds" in facts:
         parts.append(f"training seeds {facts['seeds']}")
     if "judged_on" in facts:
@@ -108,29 +95,12 @@ def of_weights(folder):
     return table([{key: fact[key] for key in OF_WEIGHTS if key in fact} for fact in facts])
 
 
-def shown(name):
-    """The outputs of a lesson that hold its results, as stored."""
-    notebook = json.loads((ROOT / "notebooks" / f"{name}.ipynb").read_text(encoding="utf-8"))
-    outputs = ["".join("".join(output.get("text", "")) for output in cell.get("outputs", []))
-               for cell in notebook["cells"]]
-    kept = []
-    for phrase in SHOWN[name]:
-        found = [text for text in outputs if phrase in text]
-        if not found:
-            raise ValueError(f"{name} no longer prints {phrase!r}; correct SHOWN in {__file__}")
-        if found[-1].rstrip() not in kept:           # one cell may hold two of the phrases
-            kept.append(found[-1].rstrip())
-    return "```\n" + "\n".join(kept) + "\n```"
-
-
 def results():
     """RESULTS.md's text with all that stands between its marks renewed; its words stay."""
     text, everything = PAGE.read_text(encoding="utf-8"), stored()
     for mark in re.findall(r"^<!-- (\w\S*) -->$", text, re.M):
         if mark == "weights":
             new = f"{of_weights(WEIGHTS)}\n\n{of_weights(WEIGHTS / 'heads')}"
-        elif mark in SHOWN:
-            new = shown(mark)
         else:
             new = "\n\n".join([setting(everything[mark]), *map(table, rows_of(everything[mark]))])
         text = between(text, mark, new)

@@ -3,8 +3,8 @@
     python tests/benchmarks/what_matters.py STUDY [--seeds 0 1 2] [--source eurosat] [--out FILE.json]
 
 STUDY is one of: walk, patch_size, positions, optimizers, learning_rate, rivals, compute, images, places,
-stem, heads, photos, todays, labels, words. All are judged on part of the training tiles but `images`,
-`places` and `heads`, which report on test tiles; nothing is chosen by them. The result goes to
+stem, teacher, heads, photos, todays, labels, words. All are judged on part of the training tiles but
+`images`, `places` and `heads`, which report on test tiles; nothing is chosen by them. The result goes to
 vit_helpers/measured.json where a lesson plots it, else to measurements.json. The seed sets first weights,
 order and augmentation.
 """
@@ -142,7 +142,7 @@ def learning_rate(trial):
         losses = trial.histories[0].step_loss
         points = [losses[len(losses) * i // 40:len(losses) * (i + 1) // 40] for i in range(40)]
         yield {"learning_rate": rate, "accuracy": accuracy, "steps": len(losses),
-               "loss": [round(statistics.mean(part), 4) for part in points]}
+               "loss": [round(statistics.mean(part), 3) for part in points]}
 
 
 def rivals(trial):
@@ -274,6 +274,43 @@ def stem(trial):
             ("conv, no ReLU", partial(edited, without_relu)), ("conv, AdamW", with_adamw)):
         yield {"stem": name, "parameters": sum(p.numel() for p in network().patch_embed.parameters()),
                **trial(GOOD, 5, network=network)}
+
+
+def teacher(trial):
+    """A ViT that learns from labels, or also from the CNN's answers; two epochs, all patches.
+
+    The teacher learned from the same tiles, at its best rate of `rivals`. Soft: 0.9 times the loss of the
+    labels plus 0.1 * 3² times the divergence from the teacher at temperature 3; hard: half and half, with its
+    most probable class as a second label. Both with the constants of Touvron et al. 2021.
+    """
+    answers = {"labels": lambda ce, logits, told: ce,
+               "labels, soft answers": lambda ce, logits, told: 0.9 * ce + 0.1 * 3**2 * F.kl_div(
+                   (logits / 3).log_softmax(dim=1), (told / 3).softmax(dim=1), reduction="batchmean"),
+               "labels, hard answers": lambda ce, logits, told: (ce + F.cross_entropy(
+                   logits, told.argmax(dim=1), label_smoothing=WHOLE.label_smoothing)) / 2}
+    row, teachers = trial(replace(WHOLE, muon_learning_rate=0.024), network=SmallCNN), trial.models
+    yield {"model": "CNN", "learns from": "labels", **row}
+    for name, combine in answers.items():
+        row = {"model": "ViT", "learns from": name, "accuracy": []}
+        for seed, cnn in zip(trial.seeds, teachers, strict=True):
+            order = torch.Generator().manual_seed(seed)
+            feed = (batch for epoch in range(2) for batch in vit_helpers.batches(
+                trial.train, WHOLE.batch_size, shuffle=True, augment=True, generator=order))
+
+            def loss_of(model, generator, cnn=cnn, combine=combine, feed=feed):
+                images, labels = next(feed)
+                with torch.no_grad():
+                    told = cnn.eval()(images).float()
+                logits = model(images).float()
+                ce = F.cross_entropy(logits, labels, label_smoothing=WHOLE.label_smoothing)
+                return combine(ce, logits, told)
+
+            torch.manual_seed(seed)
+            model = VisionTransformer(**WHOLE.model)
+            steps = 2 * math.ceil(len(trial.train) / WHOLE.batch_size)
+            vit_helpers.learn(model, loss_of, steps=steps, recipe=WHOLE, seed=seed)
+            row["accuracy"].append(round(evaluate(model, trial.judged).accuracy, 4))
+        yield row
 
 
 def photos(trial):
@@ -527,8 +564,8 @@ def words(trial):
 
 def main():
     studies = {study.__name__: study for study in (walk, patch_size, positions, optimizers, learning_rate,
-                                                   rivals, compute, images, places, stem, heads, photos,
-                                                   todays, labels, words)}
+                                                   rivals, compute, images, places, stem, teacher, heads,
+                                                   photos, todays, labels, words)}
     parser = make_parser(__doc__)
     parser.add_argument("study", choices=studies)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])

@@ -1,7 +1,10 @@
-"""Exercises of lesson 11: is a difference noise, how many seeds, a fair comparison, an ablation."""
+"""Exercises of lesson 11: is it noise, how many seeds, a fair comparison, a teacher's loss, an ablation."""
 
 import math
 from statistics import mean, stdev, variance
+
+import torch
+import torch.nn.functional as F
 
 from .base import Wrong, exercise
 
@@ -123,6 +126,63 @@ def by_validation(row):
     })
 def compare_fairly(rows):
     return chosen(rows, by_validation)
+
+
+def divergence(student, teacher):
+    return F.kl_div(student.log_softmax(dim=1), teacher.softmax(dim=1), reduction="batchmean")
+
+
+def softly(logits, teacher, labels, T, weight, part=divergence, square=True, of_labels=F.cross_entropy):
+    """(1 - weight) of the labels' loss plus weight T² part(student / T, teacher / T), as a tensor ()."""
+    return (1 - weight) * of_labels(logits, labels) + weight * (T**2 if square else 1) * part(
+        logits / T, teacher / T)
+
+
+@exercise(
+    cases=lambda: [(torch.tensor([[1.0, 1.0, 0.0]]), torch.tensor([[4.0, 2.0, 0.0]]), torch.tensor([0]), 3.0,
+                    0.1),
+                   (2 * torch.randn(4, 5), 3 * torch.randn(4, 5), torch.tensor([0, 4, 2, 2]), 2.0, 0.5),
+                   (torch.randn(3, 10), 80 * torch.randn(3, 10), torch.tensor([9, 0, 1]), 0.5, 0.9)],
+    mistakes={
+        "the T² is missing, with which the teacher's part keeps its say at any temperature.":
+            lambda *case: softly(*case, square=False),
+        "the divergence is taken the wrong way around: the teacher's probabilities weigh the logarithms.":
+            lambda *case: softly(*case, part=lambda student, teacher: divergence(teacher, student)),
+        "only the student's logits are divided by the temperature; divide the teacher's too.":
+            lambda logits, teacher, labels, T, weight:
+                softly(logits, T * teacher, labels, T, weight),
+        "only the teacher's logits are divided by the temperature; divide the student's too.":
+            lambda logits, teacher, labels, T, weight: softly(
+                logits, teacher, labels, T, weight, part=lambda _, teacher: divergence(logits, teacher)),
+        "the loss of the labels is taken at the temperature, too; it stays at 1.":
+            lambda logits, teacher, labels, T, weight: softly(
+                logits, teacher, labels, T, weight, of_labels=lambda x, y: F.cross_entropy(x / T, y)),
+        "the two weights are swapped: `weight` is the teacher's share, the labels get the rest.":
+            lambda logits, teacher, labels, T, weight: softly(
+                logits / T, teacher / T, labels, 1.0, weight, part=lambda *_: F.cross_entropy(logits, labels),
+                of_labels=lambda *_: T**2 * divergence(logits / T, teacher / T)),
+        "the labels' loss keeps its full weight; it gets 1 - weight.":
+            lambda logits, teacher, labels, T, weight: softly(
+                logits, teacher, labels, T, weight,
+                of_labels=lambda x, y: F.cross_entropy(x, y) / (1 - weight)),
+        "the divergence is divided by the number of classes as well as of images, as reduction='mean' does; "
+        "take 'batchmean'.":
+            lambda *case: softly(*case, part=lambda s, t: divergence(s, t) / s.shape[1]),
+        "the divergence is summed over the images; take the mean over them, as cross-entropy does.":
+            lambda *case: softly(*case, part=lambda s, t: divergence(s, t) * len(s)),
+        "F.kl_div wants the student's log-probabilities first, not its probabilities.":
+            lambda *case: softly(*case, part=lambda s, t: F.kl_div(
+                s.softmax(dim=1), t.softmax(dim=1), reduction="batchmean")),
+        "where the teacher's probability rounds to 0, 0 times the logarithm of 0 is nan; F.kl_div takes it "
+        "as 0.":
+            lambda *case: softly(*case, part=lambda s, t: (t.softmax(dim=1) * (
+                t.softmax(dim=1).log() - s.log_softmax(dim=1))).sum(dim=1).mean()),
+        "this is the cross-entropy with the teacher's probabilities; the divergence also subtracts what is "
+        "left when both agree, the entropy of the teacher. (Its gradient is the same.)":
+            lambda *case: softly(*case, part=lambda s, t: F.cross_entropy(s, t.softmax(dim=1))),
+    })
+def distilled(logits, teacher, labels, temperature, weight):
+    return softly(logits, teacher, labels, temperature, weight)
 
 
 class Measure:
