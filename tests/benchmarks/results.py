@@ -110,52 +110,26 @@ def results():
 def readme_results():
     """README's table of results, from what is stored."""
     everything = stored()
-    race, fast, slow = ({row["run"]: row for row in race_rows(everything[name])}
-                        for name in ("race", "race-stem", "race-float32"))
-    plain, quick = race["plain"], race["quick, 0.8 epochs"]
-    split, stems, fewer = (
-        [row for row in everything[name]["rows"] if parts in row["data"]] for name, parts in (
-            ("best-eurosat", "80/20"), ("conv-eurosat", "80/20"), ("conv-eurosat", "60/20/20")))
-    places = {(row["model"], row["recipe"], row["split"]): row for row in everything["places"]["rows"]}
+    race, fast = ({row["run"]: row for row in race_rows(everything[name])} for name in ("race", "race-stem"))
+    conv = everything["conv-eurosat"]
     raced = f"{len(everything['race']['seeds'])} training seeds"
-    by_places = f"60/20/20 by longitude, {len(everything['places']['seeds'])} training seeds"
-    good = [("ViT", "good"), ("ViT, convolutional stem", "good"), ("CNN", "good")]
-    longer = [("ViT, convolutional stem", "conv"), ("CNN", "conv")]
-    epochs = places[(*longer[0], "spatial")]["epochs"]
 
-    def plan(what, by_run, where):
-        names = ("quick, 2 epochs", "good+stem, 2.5 epochs", "good+stem, 6.5 epochs")
-        runs = [by_run[name] for name in names]
-        reached = ", ".join(percent(run["test_accuracy"]) for run in runs)
-        seconds = ", ".join(str(run["seconds"]) for run in runs)
-        plain = by_run["plain"]
-        return (what, reached, f"{seconds} s, plain program: {plain['seconds']} s for "
-                               f"{percent(plain['test_accuracy'])}; 1 training seed, {where}")
-
-    def judged(rows):
+    def whole(study):                                # the runs on 80/20
+        rows = [row for row in study["rows"] if "80/20" in row["data"]]
         one, eight = ([row[key] for row in rows] for key in ("test_accuracy", "test_accuracy_8_views"))
         minutes = statistics.mean(row["seconds"] for row in rows) / 60
         return percent(one), (f"{minutes:.0f} min on one core, {len(rows)} training seeds; eight flips and "
                               f"transposes averaged: {percent(eight)}")
 
-    def means(models, split):
-        return ", ".join(percent(places[(*model, split)]["accuracy"]) for model in models)
-
-    rows = [
-        ("Plain tutorial program: post-norm, Adam, 5 epochs", percent(plain["test_accuracy"]),
-         f"{plain['seconds']} s, {raced}"),
-        ("Recipe `quick`, 0.8 epochs", percent(quick["test_accuracy"]), f"{quick['seconds']} s, {raced}"),
-        plan("Longer: `quick`, 2 epochs; `good` with a convolutional stem, 2.5 and 6.5 epochs", fast,
-             "an Intel Xeon"),
-        plan("The same without bf16 units (AVX2)", slow, "that Xeon, with those units unused"),
-        ("Recipe `best`, 45 epochs (seed 0 ships)", *judged(split)),
-        (f"Recipe `conv`, a convolutional stem, {everything['conv-eurosat']['epochs']} epochs (seed 0 ships)",
-         *judged(stems)),
-        ("The same from 60% of the tiles (60/20/20 at random)", *judged(fewer)),
-        ("**In new places**, recipe `good`, 5 epochs: ViT, with a convolutional stem, a CNN of its size; "
-         f"the last two with recipe `conv`, {epochs} epochs",
-         f"{means(good, 'spatial')}; {means(longer, 'spatial')}",
-         f"{by_places}; at random, recipe `good`: {means(good, 'random')}"),
-    ]
+    rows = [(what, percent(run["test_accuracy"]), f"{run['seconds']} s, {seeds}") for what, run, seeds in (
+        ("Plain tutorial program: post-norm, Adam, 5 epochs", race["plain"], raced),
+        ("Recipe `quick`, 0.8 epochs", race["quick, 0.8 epochs"], raced),
+        ("Recipe `good` with a convolutional stem, 2.5 epochs", fast["good+stem, 2.5 epochs"],
+         "1 training seed"))]
+    rows += [("Recipe `best`, 45 epochs (seed 0 ships)", *whole(everything["best-eurosat"])),
+             (f"Recipe `conv`, a convolutional stem, {conv['epochs']} epochs (seed 0 ships)", *whole(conv))]
+    rows += [(f"In new places: {row['model']}", percent(row["accuracy"]),
+              f"recipe `conv`, {row['epochs']} epochs, {len(row['accuracy'])} training seeds")
+             for row in everything["places"]["rows"] if (row["split"], row["recipe"]) == ("spatial", "conv")]
     lines = ["| what | test accuracy | setting |", "|---|---|---|"]
     return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])

@@ -486,7 +486,8 @@ def heads(trial):
         torch.manual_seed(seed)
         return vit_helpers.load_pretrained("eurosat").set_img_size(size)
 
-    lesson = defined_in("13_segmentation", ("def ", "from vit_helpers.heads import segment\n"), trial.train)
+    lesson = defined_in("13_segmentation", ("def cut", "def loss", "from vit_helpers.heads import segment\n"),
+                        trial.train)
     images, masks = scenes.mosaics(trial.judged, 1000, bend=None, generator=once(1))
     for name, alone, decoder in (("patches alone", True, "pixels"), ("context, linear", False, "linear"),
                                  ("context, pixels", False, "pixels")):
