@@ -74,6 +74,9 @@ def some_masks():
         "this takes the median, the middle one when the numbers are sorted; that is not always the most "
         "frequent one.":
             lambda masks, P: by_patch(masks, P, lambda p: p.median(-1, keepdim=True).values),
+        "reshape cuts the mask into runs of pixels along its rows, not into squares; use patchify, and "
+        "unpatchify to come back.":
+            lambda masks, P: most_frequent(masks.reshape(-1, P * P)).expand(-1, P * P).reshape(masks.shape),
     })
 def best_by_patch(masks, patch_size):
     return by_patch(masks, patch_size, most_frequent)
@@ -121,6 +124,14 @@ def with_unknown_pixels():
             lambda *case: (shares(*case) / (1 + shares(*case))).nanmean().item(),
         "this is pixel accuracy; take the IoU of each class, then the mean.":
             lambda truth, said, K, ignore: (truth == said)[truth != ignore].float().mean().item(),
+        "only the true classes are averaged; a class that is predicted and nowhere true has an IoU of 0.":
+            lambda truth, said, K, ignore: shares(truth, said, K, ignore)[
+                truth[truth != ignore].unique()].mean().item(),
+        "classes with an IoU of 0 are left out too; 0 is the worst score and counts, only 0 / 0 does not.":
+            lambda *case: shares(*case)[shares(*case) > 0].mean().item(),
+        "a class that occurs nowhere counts as 1, as when a small number is added above and below; leave it "
+        "out of the mean.":
+            lambda *case: shares(*case).nan_to_num(1).mean().item(),
     })
 def mean_iou(truth, predicted, num_classes, ignore):
     return shares(truth, predicted, num_classes, ignore).nanmean().item()
@@ -181,6 +192,11 @@ def slid(model, scene, size, stride, starts=starts, say=lambda logits: logits.so
         "each window writes over the ones before it; add up what they say (+=) and divide by how "
         "many there were.":
             lambda *case: slid(*case, overwrite=True),
+        "these are means of logits; take softmax over the classes of what the model gives, then the mean.":
+            lambda *case: slid(*case, say=lambda logits: logits),
+        "the last windows are cut off at the border; the model is made for size x size pixels, so begin the "
+        "last one at whole - size.":
+            lambda *case: slid(*case, starts=lambda whole, size, stride: range(0, whole, stride)),
     })
 def slide(model, scene, size, stride):
     return slid(model, scene, size, stride)

@@ -30,7 +30,10 @@ def without_clamp(first, second):
     cases=lambda: [(torch.tensor([[0.0, 0.0, 4.0, 4.0]]),
                     torch.tensor([[2.0, 2.0, 6.0, 6.0], [5.0, 6.0, 8.0, 8.0]])),
                    (boxes_at(torch.rand(3, 2), torch.rand(3, 2)),
-                    boxes_at(torch.rand(5, 2), torch.rand(5, 2)))],
+                    boxes_at(torch.rand(5, 2), torch.rand(5, 2))),
+                   # Apart in one direction only: side by side, one above the other.
+                   (torch.tensor([[0.0, 0.0, 4.0, 4.0]]),
+                    torch.tensor([[6.0, 1.0, 8.0, 3.0], [1.0, 6.0, 3.0, 8.0]]))],
     mistakes={
         "the sides of the shared part may become negative, and two negative sides make a positive area; "
         "clamp them at 0 first.":
@@ -44,6 +47,9 @@ def without_clamp(first, second):
         "this is GIoU, which goes below 0; IoU subtracts nothing for the empty space in the box "
         "around both.":
             generalized_box_iou,
+        "the area or the IoU is clamped, but by then two negative sides have become a positive area; clamp "
+        "the sides.":
+            lambda a, b: without_clamp(a, b).clamp(min=0),
     })
 def iou_table(first, second):
     return box_iou(first, second)
@@ -85,6 +91,12 @@ def one_for_several(cost):
             lambda cost: torch.from_numpy(linear_sum_assignment(cost.T.numpy())[1]),
         "this is the most expensive assignment; find the cheapest.":
             lambda cost: owners(cost, *linear_sum_assignment(cost.numpy(), maximize=True)),
+        "queries and objects are swapped; the first array holds the queries, rows of the table, so "
+        "owner[queries] = objects.":
+            lambda cost: owners(cost, *linear_sum_assignment(cost.numpy())[::-1]),
+        "0 stands for \"none\", but it is also the number of the first object; start with a tensor full "
+        "of -1.":
+            lambda cost: assign.reference(cost).clamp(min=0),
     })
 def assign(cost):
     return owners(cost, *linear_sum_assignment(cost.numpy()))
@@ -117,7 +129,10 @@ def crowd():
                    crowd(),
                    (torch.tensor([[0.0, 0, 4, 4], [0, 0, 4, 2], [8, 8, 12, 12]]),
                     torch.tensor([0.9, 0.8, 0.7]), 0.5),
-                   (torch.tensor([[0.0, 0, 4, 4], [2, 2, 6, 6]]), torch.tensor([0.9, 0.8]), 0.1)],
+                   (torch.tensor([[0.0, 0, 4, 4], [2, 2, 6, 6]]), torch.tensor([0.9, 0.8]), 0.1),
+                   # Small in large, either one surer: nothing goes.
+                   (torch.tensor([[0.0, 0, 2, 2], [0, 0, 4, 4], [8, 0, 12, 4], [8, 0, 10, 2]]),
+                    torch.tensor([0.9, 0.8, 0.7, 0.6]), 0.5)],
     mistakes={
         "a box goes as soon as it overlaps any surer box, even one that was thrown away itself; only boxes "
         "that are kept may throw others away.": by_any_surer,
@@ -129,6 +144,13 @@ def crowd():
             lambda boxes, scores, least: boxes[suppress.reference(boxes, scores, least)],
         "the comparison is the wrong way around: duplicates stay, and boxes elsewhere go.":
             lambda boxes, scores, least: in_order_of(scores.argsort(descending=True), boxes, least, torch.gt),
+        "the least sure box comes first; argsort goes upward, so it needs descending=True.":
+            lambda boxes, scores, least: in_order_of(scores.argsort(), boxes, least),
+        "these are places in the sorted list; return the numbers that the boxes had before sorting.":
+            lambda boxes, scores, least:
+                in_order_of(torch.arange(len(boxes)), boxes[scores.argsort(descending=True)], least),
+        "an overlap equal to the threshold stays; only larger ones go: keep where iou <= threshold.":
+            lambda boxes, scores, least: in_order_of(scores.argsort(descending=True), boxes, least, torch.lt),
     })
 def suppress(boxes, scores, threshold):
     return in_order_of(scores.argsort(descending=True), boxes, threshold)
@@ -138,21 +160,22 @@ def in_scenes(scenes, *parts):
     return [tuple(part[scenes == scene] for part in parts) for scene in range(8)]
 
 
-def ap_of(right, wanted, best_from_here=True):
+def ap_of(right, wanted, best_from_here=True, levels=101):
     """Mean precision at 101 recalls, from right or wrong in order of score."""
     hits = right.double().cumsum(dim=0)
     precision, recall = hits / torch.arange(1, len(hits) + 1), hits / wanted
     if best_from_here:
         precision = precision.flip(0).cummax(dim=0).values.flip(0)
-    levels = torch.arange(101, dtype=torch.float64) / 100
+    levels = torch.arange(levels, dtype=torch.float64) / 100
     return torch.cat([precision, torch.zeros(1)])[torch.searchsorted(recall, levels)].mean().item()
 
 
-def right_ones(boxes, scores, scenes, true_boxes, true_scenes, once=True):
+def right_ones(boxes, scores, scenes, true_boxes, true_scenes, once=True, next_best=True):
     free, right = torch.ones(len(true_boxes), dtype=torch.bool), []
     for i in scores.argsort(descending=True).tolist():
-        iou = box_iou(boxes[i][None], true_boxes)[0].where(free & (true_scenes == scenes[i]), 0.0)
-        right.append(bool(iou.max() >= 0.5))
+        allowed = (free | (not next_best)) & (true_scenes == scenes[i])
+        iou = box_iou(boxes[i][None], true_boxes)[0].where(allowed, 0.0)
+        right.append(bool(iou.max() >= 0.5 and (free[iou.argmax()] or not once)))
         if right[-1] and once:
             free[iou.argmax()] = False
     return torch.tensor(right)
@@ -186,7 +209,10 @@ def close_calls():
     cases=lambda: [(torch.tensor([[0.5, 0.5, 1, 1], [0, 0, 0.5, 0.5], [0, 0, 0.5, 0.4]]),
                     torch.tensor([0.7, 0.9, 0.8]), torch.tensor([1, 0, 0]),
                     torch.tensor([[0, 0, 0.5, 0.5], [0.5, 0.5, 1, 1]]), torch.tensor([0, 1])),
-                   several_scenes(), close_calls()],
+                   several_scenes(), close_calls(),
+                   # The surest answer is wrong, in a scene without objects.
+                   (torch.tensor([[0, 0, 0.5, 0.5], [0.5, 0.5, 1, 1]]), torch.tensor([0.9, 0.8]),
+                    torch.tensor([1, 0]), torch.tensor([[0.5, 0.5, 1, 1]]), torch.tensor([0]))],
     mistakes={
         "an object may be taken twice, so a duplicate counts as right; mark each object that is taken.":
             lambda *case: ap_of(right_ones(*case, once=False), len(case[3])),
@@ -202,6 +228,11 @@ def close_calls():
         "the right answers are divided by the number of objects found; divide by the number of all true "
         "boxes.":
             lambda *case: ap_of(right_ones(*case), right_ones(*case).sum()),
+        "an answer whose best box is taken counts as wrong; it may still take another free one that it "
+        "overlaps enough.":
+            lambda *case: ap_of(right_ones(*case, next_best=False), len(case[3])),
+        "these are 100 recalls, 0 to 0.99; 1 belongs to them, as number 101 (arange stops before its end).":
+            lambda *case: ap_of(right_ones(*case), len(case[3]), levels=100),
     })
 def ap50(boxes, scores, scenes, true_boxes, true_scenes):
     found = in_scenes(scenes, boxes, torch.zeros(len(boxes), dtype=torch.int64), scores)

@@ -78,6 +78,9 @@ MIRRORED = torch.tensor([1, 0, 2, 3, 5, 4, 6, 7, 8])
             lambda films, motions: (films.flip(3), MIRRORED[motions]),
         "the films run backward; a mirror leaves the order of the frames alone.":
             lambda films, motions: (films.flip(1), MIRRORED[motions]),
+        "the labels are replaced one after the other, so those that became 1 go back to 0 at once; look "
+        "all of them up in one table.":
+            lambda films, motions: (films.flip(4), torch.tensor([0, 0, 2, 3, 4, 4, 6, 7, 8])[motions]),
     })
 def mirror(films, motions):
     return films.flip(4), MIRRORED[motions]
@@ -112,7 +115,10 @@ class Late(nn.Module):
         x = self.summary(x)
         for block in self.encoder.blocks[half:]:
             x = self.in_time(block, x)
-        return self.encoder.head(self.encoder.norm(x).mean(dim=1))
+        return self.encoder.head(self.conclude(x))
+
+    def conclude(self, x):                               # (B, T', D) -> (B, D)
+        return self.encoder.norm(x).mean(dim=1)
 
 
 class ColorByColor(Late):
@@ -140,6 +146,16 @@ class Timeless(Late):
         return x.mean(dim=2)
 
 
+class WithoutNorm(Late):
+    def conclude(self, x):
+        return x.mean(dim=1)
+
+
+class MeanBeforeNorm(Late):
+    def conclude(self, x):
+        return self.encoder.norm(x.mean(dim=1))
+
+
 class Alternating(Late):
     def forward(self, films):
         blocks = self.encoder.blocks
@@ -152,7 +168,7 @@ class Alternating(Late):
 
 
 def with_known_weights(answer, frames, tubelet, films):
-    """The logits with weights that are the same each time, so that only the computation can differ."""
+    """Logits, with weights that are the same each time, and what gets no gradient from them."""
     torch.manual_seed(2)
     encoder = VisionTransformer(tuple(films.shape[3:]), 2, 3 * tubelet, 9, embed_dim=16, mlp_dim=32,
                                 depth=2 * tubelet, pool="mean")
@@ -160,7 +176,13 @@ def with_known_weights(answer, frames, tubelet, films):
         nn.init.normal_(parameter, std=0.5)
     weights = {f"encoder.{name}": value for name, value in encoder.state_dict().items()}
     weights["time"] = torch.randn(frames // tubelet, 16)
-    return take_weights(answer(encoder, frames, tubelet), weights).eval()(films)
+    layer = take_weights(answer(encoder, frames, tubelet), weights).eval()
+    logits = layer(films)
+    if isinstance(logits, torch.Tensor) and logits.requires_grad:
+        logits.square().sum().backward()
+        logits = logits.detach()
+    silent = [name for name, parameter in layer.named_parameters() if parameter.grad is None]
+    return {"logits": logits, "without a gradient": silent}
 
 
 @exercise(
@@ -184,6 +206,10 @@ def with_known_weights(answer, frames, tubelet, films):
         "the positions in time are there but not added; without them, the second half cannot tell the order "
         "of the steps.":
             Timeless,
+        "the encoder's last norm is left out; the head was made for normalized tokens.":
+            WithoutNorm,
+        "the mean over the steps comes before the norm; normalize each step's token first.":
+            MeanBeforeNorm,
     })
 class LateTime(Late):
     pass
