@@ -178,7 +178,7 @@ def softly(logits, teacher, labels, T, weight, part=divergence, square=True, of_
             lambda *case: softly(*case, part=lambda s, t: (t.softmax(dim=1) * (
                 t.softmax(dim=1).log() - s.log_softmax(dim=1))).sum(dim=1).mean()),
         "this is the cross-entropy with the teacher's probabilities; the divergence also subtracts the "
-        "teacher's entropy. (Their gradients are the same.)":
+        "teacher's entropy, which changes no gradient.":
             lambda *case: softly(*case, part=lambda s, t: F.cross_entropy(s, t.softmax(dim=1))),
     })
 def distilled(logits, teacher, labels, temperature, weight):
