@@ -12,6 +12,7 @@ from torchvision.datasets import ImageFolder
 from vit_helpers import CLASSES, Tiles, batches, normalize
 from vit_helpers.data import cutmix, dihedral_views, random_dihedral
 from vit_helpers.eurosat import COUNTS, spatial_parts
+from vit_helpers.folders import cache_folder
 
 LABELS = torch.arange(10).repeat_interleave(torch.tensor(COUNTS))
 
@@ -49,6 +50,8 @@ def test_parts_share_the_images(few):
     assert torch.equal(part.gather(torch.tensor([1])), few.images[[5]]) and "images" not in vars(part)
     assert torch.equal(part.images, few.images[[40, 5]]) and torch.equal(part[1][0], few[5][0])
     assert few.select(few.labels == 3).labels.tolist() == [3] * 6        # a mask does not mean tiles 0 and 1
+    part.images[0] = 0                                       # a copy: the whole keeps its tile
+    assert part[0][0].max() == -1 < few[40][0].max()
 
 
 def test_split_is_disjoint_complete_stratified_and_the_same_on_every_machine():
@@ -184,3 +187,4 @@ def test_a_folder_has_imagefolders_classes_and_order_and_is_decoded_once(own, mo
         assert torch.equal(Tiles.from_folder(own, size=12).images, images)
     (own / "r/10.png").write_bytes((own / "r/2.png").read_bytes())         # what has changed is read again
     assert torch.equal(*Tiles.from_folder(own, size=12).images[3:5])
+    assert len([*cache_folder().glob("own-12-*")]) == 1       # and replaces what is out of date

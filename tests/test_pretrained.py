@@ -5,6 +5,7 @@ import socket
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -72,6 +73,8 @@ def test_weights_that_are_saved_load_again_and_damaged_or_other_ones_do_not(monk
     facts, weights = pretrained_facts("mine"), load_pretrained("mine").state_dict()
     assert facts == {"name": "mine", "model": model.config, "seed": 3, "sha256": facts["sha256"]}
     torch.testing.assert_close(weights, model.state_dict(), atol=0, rtol=0)
+    pretrained.save_pretrained("mine", model.set_img_size(32), {"temperature": np.float32(0.5)}, tmp_path)
+    assert load_pretrained("mine").img_size == (32, 32) and pretrained_facts("mine")["temperature"] == 0.5
     path.write_bytes(path.read_bytes()[:5000])
     with pytest.raises(ValueError, match="was damaged or replaced"):
         load_pretrained("mine")

@@ -1,9 +1,11 @@
 """Training: it learns, it stops and goes on without losing anything, and it says what is wrong."""
 
+import copy
 import dataclasses
 import itertools
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -193,11 +195,27 @@ def test_a_checkpoint_of_a_run_with_other_settings_is_refused_and_changes_nothin
     path, settings = tmp_path / "run.pt", {"epochs": 1, "recipe": PLAIN}
     fit(small_model(), tiles[0], checkpoint=path, **settings)
     model, content = small_model(seed=1), path.read_bytes()
-    for name, changes in (("epochs", {"epochs": 2}), ("seed", {"seed": 1}), ("optimizer", {"recipe": GOOD})):
-        with pytest.raises(ValueError, match=f"belongs to a run with other settings: .*'{name}'"):
-            fit(model, tiles[0], checkpoint=path, resume=True, **{**settings, **changes})
+    other = {"epochs": {"epochs": 2}, "seed": {"seed": 1}, "optimizer": {"recipe": GOOD}, "checksum": {}}
+    for name, changes in other.items():
+        some = Tiles(255 - tiles[0].images, tiles[0].labels) if name == "checksum" else tiles[0]
+        with pytest.raises(ValueError, match=f"belongs to a run with other settings: .*'{name}"):
+            fit(model, some, checkpoint=path, resume=True, **{**settings, **changes})
     assert_same(model, small_model(seed=1))
     assert path.read_bytes() == content
+
+
+def test_numbers_of_numpy_in_a_recipe_leave_a_checkpoint_that_can_be_read(tiles, tmp_path):
+    how = {"epochs": np.float64(1), "recipe": dataclasses.replace(PLAIN, learning_rate=np.float64(1e-3))}
+    fit(small_model(), tiles[0], checkpoint=tmp_path / "run.pt", **how)
+    assert len(fit(small_model(), tiles[0], checkpoint=tmp_path / "run.pt", resume=True, **how)) == 1
+
+
+def test_what_is_frozen_keeps_the_averages_of_its_batch_norms(tiles):
+    model = small_model(stem="conv").requires_grad_(False)
+    model.head.requires_grad_(True)
+    before = copy.deepcopy(model.patch_embed)
+    fit(model, tiles[0], epochs=1, recipe=PLAIN)
+    assert_same(model.patch_embed, before)
 
 
 @pytest.mark.parametrize("moment", ["evaluation.batches", "training.save_checkpoint"])

@@ -50,7 +50,8 @@ def train(args):
         judged = evaluate(model, validation)
         facts["validation_accuracy"] = judged.accuracy
         familiar = familiarity(pooled_features(model, validation), means)
-        known["temperature"] = round(judged.best_temperature(), 4)
+        if judged.accuracy < 1:                          # without a mistake, surer is better without end
+            known["temperature"] = round(judged.best_temperature(), 4)
         known["usual_from"] = round(familiar.quantile(0.05).item(), 4)       # so that 95% of them are usual
     print(", ".join(f"{name.replace('_', ' ')} {value:.2%}" for name, value in facts.items()))
     settings = {key: value for key, value in asdict(recipe).items() if key != "model"}
@@ -61,7 +62,8 @@ def train(args):
         "source": tiles.source,
         "data": f"{tiles.source}, {len(tiles)} tiles, split {parts} with seed {args.split_seed}",
         "recipe": {"name": args.recipe, **settings}, "epochs": args.epochs, "seed": args.seed,
-        "split_seed": args.split_seed, "test_tiles": len(test), "classes": tiles.classes, "white": args.white,
+        "split_seed": args.split_seed, "tiles": len(tiles), "test_tiles": len(test),
+        "classes": tiles.classes, "white": args.white,
         **{key: round(value, 4) for key, value in facts.items()}, **known, "history": curves,
         "command": "python -m vit_helpers " + shlex.join(sys.argv[1:])}, out)
     print(f"the weights are in {out / name}.pt")
@@ -80,9 +82,9 @@ def judge(args):
     if list(tiles.classes) != list(facts.get("classes", tiles.classes)):
         raise ValueError(f"these weights know the classes {facts['classes']}, not {list(tiles.classes)}")
     _, test = tiles.split(seed=facts["split_seed"])
-    if len(test) != facts["test_tiles"]:                 # another number of tiles is split differently
+    if (len(test), len(tiles)) != (facts["test_tiles"], facts.get("tiles", len(tiles))):     # split otherwise
         raise ValueError(f"these weights were judged on {facts['test_tiles']} test tiles, here are "
-                         f"{len(test)}, some of which they may have been trained on; {advice}")
+                         f"{len(test)} of {len(tiles)}, which they may have been trained on; {advice}")
     print(evaluate(model, test))
 
 
@@ -91,11 +93,13 @@ def answer(args):
     known = []
 
     def say(path):
-        known.append((Path(path).name, predict(path, args.weights)))
-        print(f"{path}: {known[-1][1]}")
+        found = predict(path, args.weights)              # each has a model of its own
+        if args.map:
+            known.append((Path(path).name, found))
+        print(f"{path}: {found}")
 
     code = for_each(args.image, say)
-    if args.map and known:
+    if known:
         from . import plotting  # here, so that the other commands need no Matplotlib
 
         with atomic_write(args.map) as temporary:
@@ -126,7 +130,8 @@ def grade(args):
 def for_each(patterns, say):
     """say(path) for all files; patterns come from Windows' shells, and a bad file hides no other."""
     code = 0
-    for path in [path for pattern in patterns for path in sorted(glob(pattern, recursive=True)) or [pattern]]:
+    names = [[] if Path(pattern).exists() else sorted(glob(pattern, recursive=True)) for pattern in patterns]
+    for path in [path for pattern, found in zip(patterns, names, strict=True) for path in found or [pattern]]:
         try:
             say(path)
         except (ValueError, OSError) as problem:
@@ -192,4 +197,6 @@ def main():
 
 
 if __name__ == "__main__":
+    for stream in (sys.stdout, sys.stderr):              # a class may have a name that cannot be shown
+        stream.reconfigure(errors="backslashreplace")
     sys.exit(main())

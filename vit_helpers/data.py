@@ -69,6 +69,8 @@ class Tiles(torch.utils.data.Dataset):
     def gather(self, numbers):
         """The images of some tiles, int64 (B,) -> uint8 (B, C, H, W)."""
         numbers = numbers.to(self.base.device)
+        if "images" in vars(self):                           # gathered already, and perhaps changed since
+            return self.images.index_select(0, numbers)
         return self.base.index_select(0, numbers if self.index is None else self.index[numbers])
 
     def select(self, numbers):

@@ -1,5 +1,6 @@
 """Pictures in folders and zip archives: found, decoded once into one array, memory-mapped from then on."""
 
+import contextlib
 import hashlib
 import os
 import posixpath
@@ -66,14 +67,15 @@ def first_folders(names, level=0):
 
 def cache_folder():
     """Where decoded pictures are kept: the environment variable VIT_CACHE, else the user's cache folder."""
-    return Path(os.environ.get("VIT_CACHE") or user_cache_dir("vit_helpers"))
+    return Path(os.environ.get("VIT_CACHE") or user_cache_dir("vit_helpers")).expanduser()
 
 
 def cache_file(kind, place, names):
     """The file for the decoded pictures of `place`: another one once any of `names` in it has changed."""
     stats = [(name, (place / name).stat()) for name in names]
     facts = str(place.resolve()), [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
-    return cache_folder() / f"{kind}-{hashlib.sha256(repr(facts).encode()).hexdigest()[:12]}.npy"
+    where, what = (hashlib.sha256(repr(fact).encode()).hexdigest()[:12] for fact in facts)
+    return cache_folder() / f"{kind}-{where}-{what}.npy"
 
 
 def decoded(file, shape, find):
@@ -99,6 +101,9 @@ def decoded(file, shape, find):
             np.lib.format.write_array_header_1_0(array, facts)
             for picture in pictures():
                 array.write(picture.tobytes())
+        for old in {*file.parent.glob(f"{file.stem[:-12]}*.npy")} - {file}:      # of the folder as it was
+            with contextlib.suppress(OSError):           # Windows keeps what another process has mapped
+                old.unlink()
         return mapped(file)
     except OSError as problem:
         if problem.errno is None:                        # a damaged picture, not a disk that is full

@@ -147,9 +147,8 @@ def predict(picture, name="auto"):
     give calibrated probabilities.
     """
     model, facts = load_pretrained(name), pretrained_facts(name)
-    image = picture
-    if not torch.is_tensor(picture):
-        image = load_picture(picture, model.img_size[0], facts.get("white"))
+    white = facts.get("white")
+    image = picture if torch.is_tensor(picture) else load_picture(picture, model.img_size[0], white)
     with torch.no_grad():
         pooled = model.pooled(model.forward_features(normalize(image)[None]))        # (1, D)
         probabilities = (model.head(pooled)[0] / facts.get("temperature", 1)).softmax(dim=0)     # (K,)

@@ -12,6 +12,7 @@ import torch
 
 from .checkpoints import foreign_parts, load_weights, write
 from .model import VisionTransformer
+from .patches import pair
 from .runtime import atomic_write, eval_mode, smoke
 
 WEIGHTS = Path(__file__).parent / "weights"
@@ -29,7 +30,8 @@ def load_pretrained(name="auto"):
     """
     facts = pretrained_facts(name)
     model = VisionTransformer(**facts["model"])
-    return load_weights(model, facts_file(name).with_suffix(".pt"), facts.get("sha256")).eval()
+    load_weights(model, facts_file(name).with_suffix(".pt"), facts.get("sha256")).eval()
+    return model.set_img_size(facts["img_size"]) if "img_size" in facts else model
 
 
 def pretrained_facts(name="auto"):
@@ -64,9 +66,12 @@ def save_pretrained(name, model, facts, folder=WEIGHTS, dtype=None):
     file = Path(folder) / f"{name}.pt"
     write(file, {key: value.to("cpu", dtype) for key, value in model.state_dict().items()})
     checksum = hashlib.sha256(file.read_bytes()).hexdigest()             # load_weights looks at it
-    known = {"name": name, "model": getattr(model, "encoder", model).config, **facts, "sha256": checksum}
+    body = getattr(model, "encoder", model)
+    resized = {"img_size": body.img_size} if body.img_size != pair(body.config["img_size"]) else {}
+    known = {"name": name, "model": body.config, **resized, **facts, "sha256": checksum}
     with atomic_write(file.with_suffix(".json")) as temporary:
-        temporary.write_text(json.dumps(known, indent=2, default=int) + "\n", encoding="utf-8")
+        text = json.dumps(known, indent=2, default=lambda number: number.item())     # NumPy's and torch's
+        temporary.write_text(text + "\n", encoding="utf-8")
 
 
 # Other names of our modules, outside the blocks and in them; ours are timm's.

@@ -30,6 +30,10 @@ class Recipe:
     layer_decay: float = 1.0             # each layer below the head learns at this share of the rate above it
     bf16: bool = False                   # mixed precision, where the device computes faster in bfloat16
 
+    def __post_init__(self):             # with NumPy's numbers in it, a checkpoint could not be read
+        for name, value in vars(self).items():
+            object.__setattr__(self, name, value.item() if hasattr(value, "item") else value)
+
 
 PLAIN = Recipe()
 GOOD = Recipe(model={"positions": "sincos", "pool": "mean", "dropout": 0.0},

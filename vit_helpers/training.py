@@ -3,6 +3,7 @@
 import inspect
 import math
 import warnings
+import zlib
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from time import perf_counter
@@ -99,15 +100,16 @@ def fit(model, train, test=None, *, epochs, recipe=GOOD, seed=0, device=None, ch
 
     `epochs` may have a fraction: 0.8 sees four fifths of the tiles, once each. `seed` fixes order,
     augmentation and dropout (for the first weights set torch's). `checkpoint` names a file that is written
-    after each epoch; with resume=True a run found there goes on and ends with the same numbers as one that
-    was never interrupted. Ctrl-C ends training early: model and history so far stay. Under torchrun each
-    process learns from its own share of the tiles. Raises ValueError for what cannot be learned from, and
-    FloatingPointError for a loss that is not finite: then the model is back at its last good epoch, and the
-    history so far is in the error's `history`.
+    after each epoch; with resume=True a run found there goes on and ends, in one process, with the same
+    numbers as one that was never interrupted. Ctrl-C ends training early: model and history so far stay. The
+    model stays on `device`. Under torchrun each process learns from its own share of the tiles. Raises
+    ValueError for what cannot be learned from, and FloatingPointError for a loss that is not finite: then the
+    model is back at its last good epoch, and the history so far is in the error's `history`.
     """
     check_fit(model, train, test, epochs, recipe)
     device = pick_device(device)
     model.to(device)
+    some = train.gather(torch.arange(0, len(train), math.ceil(len(train) / 256))).cpu().numpy()
     if (n := world_size()) > 1:                          # equally many for each, so all take as many steps
         train = train.select(torch.arange(rank(), len(train) // n * n, n))
     train, history, generator = train.to(device), History(), torch.Generator().manual_seed(seed + rank())
@@ -115,7 +117,8 @@ def fit(model, train, test=None, *, epochs, recipe=GOOD, seed=0, device=None, ch
     total = min(max(1, round(epochs * steps)), 4 if smoke() else math.inf)
     optimizers = make_optimizers(model, recipe)
     schedules = [LambdaLR(o, lambda step: learning_rate_factor(recipe, step, total)) for o in optimizers]
-    settings = {**asdict(recipe), "epochs": epochs, "tiles": len(train), "seed": seed}
+    settings = {**asdict(recipe), "epochs": float(epochs), "tiles": len(train), "seed": seed,
+                "processes": n, "checksum of some tiles": zlib.crc32(some.tobytes())}
     run = {"model": model, "optimizers": optimizers, "schedules": schedules, "generator": generator,
            "history": history, "settings": settings}
     bf16_on = device.type if recipe.bf16 and has_fast_bf16(device) else None
@@ -135,6 +138,9 @@ def fit(model, train, test=None, *, epochs, recipe=GOOD, seed=0, device=None, ch
                 bar.set_description_str(f"epoch {len(history) + 1}/{math.ceil(total / steps)}", refresh=False)
                 feed = batch_losses(parallel, train, recipe, generator, (done, total), hits)
                 model.train()
+                for layer in model.modules():            # what is frozen keeps its averages, too
+                    if isinstance(layer, torch.nn.BatchNorm2d) and not layer.weight.requires_grad:
+                        layer.eval()
                 optimize(feed.__next__, optimizers, schedules, here, bf16_on, bar, losses)
                 if not all(p.isfinite().all() for p in model.parameters()):
                     raise FloatingPointError(f"the last step made weights that are not finite. {ADVICE}")

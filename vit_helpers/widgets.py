@@ -20,7 +20,7 @@ class Box(ipywidgets.VBox):
     """A text, its controls by name, and the picture that they steer; `beside` stands next to the picture."""
 
     def __init__(self, about, draw, /, *beside, **controls):
-        self.controls, self.picture, self.draw = controls, ipywidgets.HTML(), functools.cache(draw)
+        self.controls, self.picture, self.draw = controls, ipywidgets.HTML(), functools.lru_cache(32)(draw)
         for control in controls.values():
             control.observe(self.renew, "value")
         hint = ipywidgets.HTML(f"<em>{html.escape(about)} Tab: next control. Arrow keys: change it.</em>")

@@ -36,7 +36,7 @@ class Detector(nn.Module):
         if encoder.pos_embed is not None:        # the patches' positions, stretched to the queries' grid
             patches = encoder.pos_embed.detach()[:, -encoder.grid[0] * encoder.grid[1]:]
             places = interpolate_positions(patches, encoder.grid, queries)[0]
-        self.queries = nn.Parameter(places + 0.02 * torch.randn(Q, D))
+        self.queries = nn.Parameter(places + 0.02 * torch.randn(Q, D).to(places))
         self.label = nn.Linear(D, K + 1)
         self.box = nn.Sequential(nn.Linear(D, D), nn.GELU(), nn.Linear(D, 4))
         for layer in (self.label, self.box[2]):  # first: nothing anywhere, boxes of a quarter at the anchors
