@@ -92,7 +92,8 @@ def run(path):
     notebook = nbformat.read(path, as_version=4)
     language = notebook.metadata.get("language_info")
     client = NotebookClient(notebook, timeout=None, kernel_name="python3", record_timing=False,
-                            store_widget_state=False, resources={"metadata": {"path": str(path.parent)}})
+                            store_widget_state=False, coalesce_streams=True,
+                            resources={"metadata": {"path": str(path.parent)}})
     started = perf_counter()
     with client.setup_kernel():
         for index, cell in enumerate(notebook.cells):
