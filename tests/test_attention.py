@@ -7,7 +7,6 @@ from vit_helpers import VisionTransformer, attention, patch_evidence
 from vit_helpers.attention import attention_maps, attention_rollout, gradient_rollout, on_patches
 
 IMAGES = torch.randn(3, 3, 8, 12, generator=torch.Generator().manual_seed(1))
-POOLS = pytest.mark.parametrize(("pool", "N"), [("mean", 6), ("cls", 7)])
 
 
 def small(pool="mean", seed=0, depth=3, **options):
@@ -20,16 +19,14 @@ def small(pool="mean", seed=0, depth=3, **options):
     return model.eval()
 
 
-@POOLS
+@pytest.mark.parametrize(("pool", "N"), [("mean", 6), ("cls", 7)])
 def test_maps_are_the_weights_that_the_model_uses(pool, N):
     model = small(pool)
     maps, x = attention_maps(model, IMAGES), model.embed(IMAGES)
     assert maps.shape == (3, 3, 2, N, N) and maps.dtype == torch.float32 and not maps.requires_grad
-    torch.testing.assert_close(maps.sum(dim=-1), torch.ones(3, 3, 2, N))
-    for layer, block in enumerate(model.blocks):     # each block by hand, with these weights
-        _, _, v = block.attn.qkv(block.norm1(x)).reshape(3, N, 3, 2, 8).permute(2, 0, 3, 1, 4)
-        mixed = block.attn.proj((maps[:, layer] @ v).transpose(1, 2).reshape(3, N, 16))
-        torch.testing.assert_close(mixed, block.attn(block.norm1(x)), atol=1e-4, rtol=1e-4)
+    for layer, block in enumerate(model.blocks):     # lesson 05 holds a layer's weights against PyTorch's
+        weights = block.attn(block.norm1(x), return_weights=True)[1]
+        torch.testing.assert_close(maps[:, layer], weights, atol=1e-4, rtol=1e-4)
         x = block(x)
 
 
@@ -44,17 +41,9 @@ def test_nothing_is_left_behind_and_images_do_not_change_each_others_explanation
     assert all(p.grad is None for p in model.parameters())
 
 
-def test_the_mean_of_the_evidence_is_the_logits():
-    model = small()
-    torch.testing.assert_close(patch_evidence(model, IMAGES).mean(dim=1), model(IMAGES), atol=1e-4, rtol=1e-4)
-
-
-def test_rollout_by_hand_and_its_rows_sum_to_one():
-    first, second = [[1., 0.], [1., 0.]], [[0., 1.], [0., 1.]]       # all of token 0, all of token 1
-    dropped = [[0., 0.], [0., 1.]]                   # a weight was taken out: the row must be repaired
-    flow = attention_rollout(torch.tensor([[[first, first], [second, dropped]]]))
-    # A_1 = [[1, 0], [1/2, 1/2]]; A_2 = [[1/2, 1/4], [0, 1]], its rows over their sums [[2/3, 1/3], [0, 1]].
-    torch.testing.assert_close(flow, torch.tensor([[[5 / 6, 1 / 6], [1 / 2, 1 / 2]]]))
+def test_rows_of_the_rollout_sum_to_one_even_where_weights_were_taken_out():
+    maps = torch.rand(2, 3, 2, 6, 6)                 # by hand and by loops: lesson 10
+    torch.testing.assert_close(attention_rollout(maps).sum(dim=-1), torch.ones(2, 6))
 
 
 def test_gradient_rollout_is_about_the_class_that_is_asked_for():

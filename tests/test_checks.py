@@ -1,29 +1,21 @@
 """Exercises: references and folded solutions pass, typical wrong answers are refused with the reason."""
 
-import importlib
 import inspect
 import json
 import re
 import sys
 import threading
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from lessons import NOTEBOOKS, checkers_of
 from torch import nn
 
 import vit_helpers
 import vit_helpers.__main__ as command_line
-from vit_helpers.checks import Exercise, base, exercise
-
-NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("[0-9]*.ipynb"))[1:]     # 00 is the map
-
-
-def checkers_of(path):
-    lesson = importlib.import_module(f"vit_helpers.checks.lesson_{path.stem[:2]}")
-    return [value for value in vars(lesson).values() if isinstance(value, Exercise)]
+from vit_helpers.checks import base, exercise
 
 
 def cells_of(path):
@@ -41,7 +33,7 @@ def defined(code, name):
 
 @pytest.mark.parametrize("path, number, checker", [
     pytest.param(path, number, checker, id=f"{path.stem[:2]}-{checker.name}")
-    for path in NOTEBOOKS for number, checker in enumerate(checkers_of(path))])
+    for path in NOTEBOOKS[1:] for number, checker in enumerate(checkers_of(path))])
 def test_an_exercise(path, number, checker, capsys):
     """Text, stub, checker and folded solution in the notebook; the mistakes that the checker knows."""
     text, stub, call, solution = cells_of(path)[number]
@@ -136,9 +128,8 @@ def test_an_answer_that_changes_its_input_is_refused():
 
 
 @pytest.mark.parametrize("wanted, got, said", [
-    (1.5, 2.5, "It returned 2.5, expected 1.5."), (1.5, torch.tensor(1.5), None), ("a", "b", "expected 'a'."),
-    (3, True, "a bool, expected a number"), (True, 1, "expected True"), ((1, 2), [1], "a list of 1 values"),
-    ((1, 2), 1, "It returned an int, expected a tuple of 2 values."), ({"a": 1}, {}, "dictionary with ['a']"),
+    (1.5, torch.tensor(1.5), None), ("a", "b", "expected 'a'."), (3, True, "a bool, expected a number"),
+    (True, 1, "expected True"), ((1, 2), [1], "a list of 1 values"), ({"a": 1}, {}, "dictionary with ['a']"),
     ((0, {"a": 1}), (0, {"a": 2}), "Its result[1]['a'] is 2, expected 1."),
     (torch.zeros(2), torch.zeros(3), "of shape (3,), expected a tensor of shape (2,)"),
     (torch.zeros(2), torch.zeros(2).double(), "torch.float64, expected torch.float32"),
@@ -166,7 +157,7 @@ def test_parameters_with_other_names_or_shapes_are_told():
 
 
 def test_a_teacher_grades_what_students_really_hand_in(tmp_path, monkeypatch, capsys):
-    lesson = NOTEBOOKS[1].read_text(encoding="utf-8")
+    lesson = NOTEBOOKS[2].read_text(encoding="utf-8")
     anna, dora = json.loads(lesson), json.loads(lesson)
     hers, others = ([cell for cell in notebook["cells"] if "= checks." in "".join(cell["source"])]
                     for notebook in (anna, dora))

@@ -14,7 +14,7 @@ from PIL import Image
 from test_in_the_wild import picture, put
 
 import vit_helpers.__main__ as module
-from vit_helpers import Tiles, load_pretrained, predict, save_checkpoint, training
+from vit_helpers import Tiles, load_pretrained, predict, pretrained_facts, save_checkpoint, training
 from vit_helpers.evaluation import class_means, familiarity, pooled_features
 from vit_helpers.synthetic import synthetic_tiles
 
@@ -37,16 +37,12 @@ def run(monkeypatch, tmp_path, capsys):
     return run
 
 
-def facts_of(folder, name):
-    return json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
-
-
 def test_train_writes_weights_and_facts_that_evaluate_finds_again(run, monkeypatch, tmp_path):
     words = ("train", "--source", "synthetic", "--epochs", 2, "--seed", 3, "--split-seed", 5)
     code, printed, _ = run(*words)
-    facts = facts_of(tmp_path / "weights", "synthetic")
+    facts = pretrained_facts("weights/synthetic.pt")
     run(*words)                                              # the same weights, bit for bit
-    assert facts_of(tmp_path / "weights", "synthetic")["sha256"] == facts["sha256"]
+    assert pretrained_facts("weights/synthetic.pt")["sha256"] == facts["sha256"]
     assert code == 0 and len([*(tmp_path / "weights").iterdir()]) == 2
     assert (facts["seed"], facts["test_tiles"], facts["recipe"]["name"]) == (3, 10, "good")
     assert facts["data"] == "synthetic, 60 tiles, split 80/20 with seed 5"
@@ -68,7 +64,7 @@ def test_validation_tiles_are_kept_apart(run, monkeypatch, tmp_path):
     words = ("--source", "synthetic", "--recipe", "plain", "--report", "end", "--validation", "--seed", 4)
     assert run("train", *words, "--batch-size", 7)[0] == 0 and fit.call_args.args[2] is None
     assert (fit.call_args.kwargs["seed"], fit.call_args.kwargs["recipe"].batch_size) == (4, 7)
-    facts = facts_of(tmp_path / "weights", "synthetic")
+    facts = pretrained_facts("weights/synthetic.pt")
     assert "split 60/20/20" in facts["data"] and facts["model"]["pool"] == "cls"
     judged = [call.args[1] for call in evaluate.call_args_list]
     test, again, validation = ({image.numpy().tobytes() for image in tiles.images} for tiles in judged)
@@ -89,7 +85,7 @@ def test_a_folder_of_pictures_is_learned_from_judged_and_used_as_the_readme_says
     words = ("train", "--data", folder, "--epochs", 1, "--name", "mine")
     assert re.search(r"16 bits\.tif.* run from 300 to 300.*--white", run(*words)[2])
     code, printed, _ = run(*words, "--white", 3000)
-    facts = facts_of(tmp_path / "weights", "mine")
+    facts = pretrained_facts(mine)
     assert code == 0 and printed.rstrip().endswith("mine.pt") and mine.exists()
     assert facts["classes"] == ["Winter ü", "summer"] and facts["data"].startswith("Meine Fotos (Übung), 21 ")
     code, judged, _ = run("evaluate", "--weights", mine, "--data", folder)
@@ -114,7 +110,7 @@ def test_ctrl_c_ends_the_command_without_weights_and_it_goes_on_when_called_agai
     assert code == 130 and "model and history are usable" in printed and not complaints
     assert len(done["loss"]) == 1
     assert not (tmp_path / "weights" / "synthetic.pt").exists() and run(*words)[0] == 0
-    found = facts_of(tmp_path / "weights", "synthetic")["history"]
+    found = pretrained_facts("weights/synthetic.pt")["history"]
     assert len(found["loss"]) == 2 and found["seconds"][:1] == [round(x, 4) for x in done["seconds"]]
 
 

@@ -5,7 +5,7 @@ import hashlib
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from test_in_the_wild import picture, put
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
@@ -13,6 +13,7 @@ from vit_helpers import CLASSES, Tiles, batches, normalize
 from vit_helpers.data import cutmix, dihedral_views, random_dihedral
 from vit_helpers.eurosat import COUNTS, spatial_parts
 from vit_helpers.folders import cache_folder
+from vit_helpers.synthetic import synthetic_tiles
 
 LABELS = torch.arange(10).repeat_interleave(torch.tensor(COUNTS))
 
@@ -162,20 +163,10 @@ def test_resized_tiles_are_smoothed_and_keep_their_labels():
     assert 60 < small.images.min() <= small.images.max() < 195           # no single pixels
 
 
-@pytest.fixture
-def own(monkeypatch, tmp_path):
-    """A folder with six pictures of 12 x 20 pixels in two classes, beside files that are none."""
+def test_a_folder_has_imagefolders_classes_and_order_and_is_decoded_once(tmp_path, monkeypatch):
     monkeypatch.setenv("VIT_CACHE", str(tmp_path / "cache"))
-    for seed, name in enumerate(["r/2.png", "r/10.png", "r/deep/1.png", "B/a.png", "B/b.bmp", "B/c.png"]):
-        path = tmp_path / "own" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        pixels = np.random.RandomState(seed).randint(0, 256, (12, 20, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(path)
-        (path.parent / "notes.txt").write_text("no picture")
-    return tmp_path / "own"
-
-
-def test_a_folder_has_imagefolders_classes_and_order_and_is_decoded_once(own, monkeypatch):
+    names = ["r/2.png", "r/10.png", "r/deep/1.png", "B/a.png", "B/b.bmp", "B/c.png"]
+    own = put({name: picture(20 * i, name[-3:], (20, 12)) for i, name in enumerate(names)}, tmp_path / "own")
     square = transforms.Compose([transforms.CenterCrop(12), transforms.PILToTensor()])
     found, tiles = ImageFolder(own, transform=square), Tiles.from_folder(own, size=12)
     images = torch.stack([image for image, _ in found])
@@ -188,3 +179,16 @@ def test_a_folder_has_imagefolders_classes_and_order_and_is_decoded_once(own, mo
     (own / "r/10.png").write_bytes((own / "r/2.png").read_bytes())         # what has changed is read again
     assert torch.equal(*Tiles.from_folder(own, size=12).images[3:5])
     assert len([*cache_folder().glob("own-12-*")]) == 1       # and replaces what is out of date
+
+
+def test_synthetic_tiles_are_the_same_bytes_on_every_machine():
+    # Shipped weights were trained on these very tiles: new painters call for new weights and a new digest.
+    digest = hashlib.sha256(synthetic_tiles(200, seed=3)[0].tobytes()).hexdigest()
+    assert digest == "71de0a407ece4b9a3ee9294c904d4046ecf2f2d2bd929467688753d496089f5d"
+
+
+def test_more_synthetic_tiles_leave_the_first_as_they_are():
+    (few, few_labels), (many, many_labels) = synthetic_tiles(23, seed=1), synthetic_tiles(57, seed=1)
+    for label in range(10):
+        first = few[few_labels == label]
+        assert (many[many_labels == label][: len(first)] == first).all()

@@ -104,10 +104,8 @@ def test_the_loss_equals_one_written_scene_by_scene_with_torchvision(counts, giv
 
 
 @pytest.mark.parametrize(("classes", "boxes", "message"), [
-    ([0, 1], [[0, 0, 1, 1]], r"scene 0 has classes \[0, 1\] and boxes \(1, 4\)"),
     ([3], [[0, 0, 1, 1]], "0 to 2"), ([-1], [[0, 0, 1, 1]], "0 to 2"),
-    ([0], [[0, 0, 48, 48]], "divide pixels"), ([0], [[0.5, 0, 0, 1]], "left < right"),
-    ([0] * 5, [[0, 0, 1, 1]] * 5, "5 objects need as many queries, not 4")])
+    ([0], [[0, 0, 48, 48]], "divide pixels"), ([0], [[0.5, 0, 0, 1]], "left < right")])
 def test_impossible_truths_are_refused(classes, boxes, message):
     with pytest.raises(ValueError, match=message):
         detection_loss(*answers(1, 4), [torch.tensor(classes)], [torch.tensor(boxes)])

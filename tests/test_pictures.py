@@ -158,7 +158,6 @@ def test_predict_says_what_the_model_says_at_its_temperature(tmp_path):
     assert found.classes == CLASSES and torch.equal(found.image, tile)
     path = saved(tmp_path, Image.fromarray(tile.permute(1, 2, 0).numpy()))
     assert torch.equal(load_picture(str(path)), tile)        # of the right size: left as it is
-    assert torch.equal(predict(path, "synthetic").probabilities, found.probabilities)
     assert str(found).startswith(f"{CLASSES[wanted.argmax()]} {wanted.max():.1%}, ")
     unchecked = predict(tile, "eurosat-plain")               # made without validation tiles
     assert unchecked.usual and 0.99 < unchecked.probabilities.sum() < 1.01

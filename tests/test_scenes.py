@@ -9,12 +9,8 @@ from scipy.ndimage import map_coordinates
 from vit_helpers import Tiles, load_tiles
 from vit_helpers.scenes import MOTIONS, clips, mosaics, objects
 
+pytestmark = pytest.mark.usefixtures("full")
 TILES = load_tiles("synthetic").subset(100, seed=0)
-
-
-@pytest.fixture(autouse=True)
-def whole_sets(monkeypatch):
-    monkeypatch.delenv("VIT_SMOKE", raising=False)
 
 
 def seeded(seed=0):
@@ -58,12 +54,10 @@ def test_every_class_and_tile_comes_up_and_a_large_region_shows_several_tiles(pl
 
 
 @pytest.mark.parametrize("make", [mosaics, objects, clips])
-def test_a_seed_gives_its_scenes_again_and_a_smoke_run_few(plain, make, monkeypatch):
+def test_a_seed_gives_its_scenes_again(plain, make):
     one, two, other = (make(plain, 20, generator=seeded(seed)) for seed in (1, 1, 2))
     assert torch.equal(one[0], two[0]) and not torch.equal(one[0], other[0]) and len(make(plain, 0)[0]) == 0
     assert all(torch.equal(a, b) for a, b in zip(one[1], two[1], strict=True))
-    monkeypatch.setenv("VIT_SMOKE", "1")
-    assert [len(part) for part in make(plain, 20)] == [16] * len(one) and len(make(plain, 3)[0]) == 3
 
 
 @pytest.mark.parametrize(("size", "counts", "sides"), [(200, (0, 6), (20, 60)), (96, (6, 6), (30, 36))])

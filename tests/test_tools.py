@@ -39,12 +39,6 @@ def test_compile(model, monkeypatch):
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] >= 2
 
 
-def test_export_with_any_batch_size(model):
-    batch = torch.export.Dim("batch", min=2, max=64)
-    exported = torch.export.export(model, (IMAGES[:3],), dynamic_shapes=({0: batch},)).module()
-    close(exported(IMAGES), model)
-
-
 @pytest.mark.parametrize("dynamo", [True, False])
 def test_onnx_with_any_batch_size(model, dynamo, tmp_path):
     runtime, path = pytest.importorskip("onnxruntime"), str(tmp_path / "model.onnx")
@@ -53,10 +47,6 @@ def test_onnx_with_any_batch_size(model, dynamo, tmp_path):
     session = runtime.InferenceSession(path, providers=["CPUExecutionProvider"])
     found = session.run(None, {"images": IMAGES.numpy()})[0]
     np.testing.assert_allclose(found, model(IMAGES).detach(), atol=1e-4)
-
-
-def test_trace_with_another_batch_size(model):
-    close(torch.jit.trace(model, IMAGES[:2])(IMAGES), model)
 
 
 def test_symbolic_trace_and_feature_extractor(model):

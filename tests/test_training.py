@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import itertools
 import math
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -11,9 +12,10 @@ import torch
 from torch import nn
 
 import vit_helpers.training as module
-from vit_helpers import GOOD, PLAIN, Recipe, Tiles, VisionTransformer, batches, evaluate, fit
+from vit_helpers import GOOD, PLAIN, Recipe, Tiles, VisionTransformer, batches, evaluate, fit, recipes
 
 pytestmark = pytest.mark.usefixtures("full")
+CTRL_C = Mock(side_effect=KeyboardInterrupt)
 RECIPES = pytest.mark.parametrize("recipe", [PLAIN, GOOD], ids=["plain", "good"])
 
 
@@ -50,10 +52,6 @@ def at_step(model, number, do):
 
     model.register_forward_hook(hook)
     return model
-
-
-def press_ctrl_c(*args, **kwargs):
-    raise KeyboardInterrupt
 
 
 class WhiteShare(nn.Linear):
@@ -180,7 +178,7 @@ def test_a_resumed_run_ends_with_the_same_numbers(tiles, recipe, tmp_path):
     whole, settings = small_model(recipe), dict(epochs=3, recipe=recipe, seed=4)
     history = fit(whole, *tiles, **settings)
     settings["checkpoint"] = tmp_path / "run.pt"
-    first = fit(at_step(small_model(recipe), 5, press_ctrl_c), *tiles, **settings)
+    first = fit(at_step(small_model(recipe), 5, CTRL_C), *tiles, **settings)
     assert first.interrupted and len(first) == 1             # three steps make an epoch
     for seed in (98, 99):                # other first weights: all is in the file; then nothing is left to do
         resumed = small_model(recipe, seed)
@@ -222,7 +220,7 @@ def test_what_is_frozen_keeps_the_averages_of_its_batch_norms(tiles):
 def test_after_ctrl_c_model_and_history_are_usable(tiles, monkeypatch, capsys, moment):
     model, finished = small_model(), int(moment == "training.save_checkpoint")
     with monkeypatch.context() as ctrl_c:
-        ctrl_c.setattr(f"vit_helpers.{moment}", press_ctrl_c)
+        ctrl_c.setattr(f"vit_helpers.{moment}", CTRL_C)
         history = fit(model, *tiles, epochs=3, recipe=PLAIN, checkpoint="never.pt")
     assert history.interrupted and len(history) == len(history.test_accuracy) == finished
     assert len(history.step_loss) == 3 * finished and len(str(history).splitlines()) == 1 + finished
@@ -247,12 +245,41 @@ def test_a_number_that_is_not_finite_gives_back_the_last_good_epoch(tiles, step,
 def test_learn_stops_where_the_loss_is_not_finite_and_ends_early_with_ctrl_c(capsys):
     with pytest.raises(FloatingPointError, match=r"not finite by step 10 of 30.*a tenth of the learning"):
         module.learn(nn.Linear(1, 1), lambda model, _: model(torch.ones(1)).sum() * math.nan, steps=30)
-    impatient = at_step(nn.Linear(1, 1), 26, press_ctrl_c)
+    impatient = at_step(nn.Linear(1, 1), 26, CTRL_C)
     losses = module.learn(impatient, lambda model, _: model(torch.ones(1)).sum(), steps=100)   # read by tens
     assert len(losses) == 20 and "interrupted after 20 of 100 steps" in capsys.readouterr().out
 
 
-def test_a_test_run_stops_after_four_steps(tiles, monkeypatch):
-    monkeypatch.setenv("VIT_SMOKE", "1")
-    assert len(fit(small_model(), tiles[0], epochs=9, recipe=PLAIN).step_loss) == 4
-    assert len(module.learn(nn.Linear(1, 1), lambda model, _: model(torch.ones(1)).sum(), steps=9)) == 4
+@pytest.mark.parametrize("fast", [True, False])
+def test_muon_takes_the_steps_of_pytorchs_up_to_rounding_and_goes_on_from_its_state(fast, monkeypatch):
+    monkeypatch.setattr(recipes, "has_fast_bf16", lambda _: fast)
+    torch.manual_seed(0)
+    ours = [torch.nn.Parameter(torch.randn(shape) / 10) for shape in ((96, 32), (32, 32), (96, 32), (32, 64))]
+    theirs = copy.deepcopy(ours)
+    muon = recipes.Muon(ours, lr=0.012, weight_decay=0.1)
+    reference = torch.optim.Muon(theirs, lr=0.012, weight_decay=0.1)
+    for step in range(20):
+        for p, q in zip(ours, theirs, strict=True):
+            p.grad = torch.randn_like(p) * torch.rand(p.shape[1])
+            q.grad = p.grad.clone()
+        if step == 10:                                       # as from a checkpoint written with PyTorch's
+            muon.load_state_dict(copy.deepcopy(reference.state_dict()))
+        muon.step()
+        reference.step()
+    torch.testing.assert_close(ours, theirs, atol=1e-4 if fast else 2e-3, rtol=0)    # a bfloat16 has 8 bits
+
+
+@pytest.mark.parametrize(("stem", "filters"), [("linear", 0), ("conv", 7)])
+def test_the_good_recipe_gives_muon_the_matrices_of_blocks_and_conv_stem_and_adamw_the_rest(stem, filters):
+    model = VisionTransformer(**GOOD.model, stem=stem)
+    names = {id(p): name for name, p in model.named_parameters()}
+    muon, adamw = recipes.make_optimizers(model, GOOD)
+    assert type(muon) is recipes.Muon and type(adamw) is torch.optim.AdamW and muon.defaults["weight_decay"]
+    groups = [[names[id(p)] for p in group["params"]] for group in (*muon.param_groups, *adamw.param_groups)]
+    assert len(groups[0]) == filters + 4 * 4
+    assert all(name.startswith(("blocks.", "patch_embed.proj.")) for name in groups[0])
+    assert sorted(name for group in groups for name in group) == sorted(names.values())
+    for group in adamw.param_groups:
+        assert {p.ndim >= 2 for p in group["params"]} == {group["weight_decay"] > 0}
+    [sgd] = recipes.make_optimizers(model, dataclasses.replace(GOOD, optimizer="sgd"))
+    assert type(sgd) is torch.optim.SGD and sgd.defaults["momentum"] == 0.9

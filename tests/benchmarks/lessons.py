@@ -22,7 +22,6 @@ from results import PAGE, between, readme_results, results
 
 from vit_helpers import load_tiles
 from vit_helpers.checks import Exercise
-from vit_helpers.runtime import atomic_write
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
@@ -48,6 +47,11 @@ def source(cell):
 
 def cells_of(path):
     return json.loads(path.read_text(encoding="utf-8"))["cells"]
+
+
+def checkers_of(path):
+    lesson = importlib.import_module(f"vit_helpers.checks.lesson_{path.stem[:2]}")
+    return [value for value in vars(lesson).values() if isinstance(value, Exercise)]
 
 
 def first_cell(path):
@@ -105,8 +109,7 @@ def run(path):
             cell.outputs = []                        # without its kernel, a control is an error message
     if language:
         notebook.metadata.language_info = language
-    with atomic_write(path) as temporary:
-        nbformat.write(notebook, temporary)
+    nbformat.write(notebook, path)
     return {"minutes": round(minutes, 2), "peak_mb": peak and round(peak / 1e6)}
 
 
@@ -138,14 +141,12 @@ def notes_on(path):
     """Objectives and exercises of a lesson, with the common wrong answers folded."""
     lesson, text = first_cell(path), "\n".join(map(source, cells_of(path)))
     headings = re.findall(r"^### Exercise (.+)$", text, re.M)
-    module = importlib.import_module(f"vit_helpers.checks.lesson_{path.stem[:2]}")
-    checkers = [value for value in vars(module).values() if isinstance(value, Exercise)]
     reading, running, exercises = lesson.minutes
     parts = [f"### [{lesson.title}]({path.name})\n",
              f"Minutes: reading {reading}, running at most {running}, exercises {exercises}. "
              f"Needs: {lesson.needs}.\n\nAfter it, students can\n",
              *(f"- {objective}" for objective in lesson.objectives)]
-    for heading, checker in zip(headings, checkers, strict=True):
+    for heading, checker in zip(headings, checkers_of(path), strict=True):
         parts.append(f"\n**{heading}** (`{checker.name}`)\n")
         parts.append("<details><summary>Common wrong answers</summary>\n")
         parts += [f"- {sentence}" for sentence in checker.mistakes]
@@ -165,23 +166,17 @@ def pages():
     return {ROOT / "README.md": readme(), ROOT / "notebooks" / "TEACHING.md": teaching(), PAGE: results()}
 
 
-def write(path, text):
-    with atomic_write(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-
-
 def main():
     parser = make_parser(__doc__)
     known = [path.stem for path in NOTEBOOKS]
-    parser.add_argument("name", nargs="*", help="such as 05_self_attention; default: all")
+    parser.add_argument("name", nargs="*", default="all", choices=[*known, "all"], metavar="NAME",
+                        help="such as 05_self_attention; default: all")
     parser.add_argument("--pages", action="store_true", help="only write what is made from what is stored")
     args = parser.parse_args()
-    if unknown := set(args.name) - set(known):
-        parser.error(f"there is no notebook {', '.join(sorted(unknown))}; choose from {', '.join(known)}")
     if not args.pages:
         load_tiles()                                 # decoded once, so that no lesson's time has this in it
         for path in NOTEBOOKS:
-            if path.stem in (args.name or known):
+            if "all" in args.name or path.stem in args.name:
                 facts = run(path)
                 print(f"{path.stem}: {facts['minutes']} minutes, {facts['peak_mb']} MB", flush=True)
                 measured = {**stored()["lessons"]["notebooks"], path.stem: facts}
@@ -189,9 +184,9 @@ def main():
                                    "command": "python tests/benchmarks/lessons.py",
                                    "notebooks": dict(sorted(measured.items()))})
     for path in NOTEBOOKS:
-        write(path, with_minutes(path))
+        path.write_text(with_minutes(path), encoding="utf-8")
     for path, text in pages().items():
-        write(path, text)
+        path.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -79,14 +79,13 @@ def setting(facts):
 
 
 def rows_of(facts):
-    """All tables of one measurement, a list of lists of rows."""
+    """One measurement as a list of rows."""
     if "runs" in facts:
-        return [race_rows(facts)]
+        return race_rows(facts)
     if "notebooks" in facts:
-        return [[{"lesson": name, "minutes": row["minutes"], "peak_MB": row["peak_mb"]}
-                 for name, row in facts["notebooks"].items()]]
-    result = facts.get("rows") or facts["result"]
-    return [result] if isinstance(result, list) else [v for v in result.values() if isinstance(v, list)]
+        return [{"lesson": name, "minutes": row["minutes"], "peak_MB": row["peak_mb"]}
+                for name, row in facts["notebooks"].items()]
+    return facts.get("rows") or facts["result"]
 
 
 def of_weights(folder):
@@ -102,7 +101,7 @@ def results():
         if mark == "weights":
             new = f"{of_weights(WEIGHTS)}\n\n{of_weights(WEIGHTS / 'heads')}"
         else:
-            new = "\n\n".join([setting(everything[mark]), *map(table, rows_of(everything[mark]))])
+            new = f"{setting(everything[mark])}\n\n{table(rows_of(everything[mark]))}"
         text = between(text, mark, new)
     return text
 

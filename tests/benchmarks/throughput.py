@@ -24,30 +24,19 @@ def synchronize():
         torch.cuda.synchronize()
 
 
-def in_turn(steps, rounds, warmup=3):
+def in_turn(steps, rounds, clock=perf_counter, warmup=3):
     """Seconds of each step, {name: [one for each round]}; everyone goes once a round, in changing order."""
     seconds, order, shuffle = {name: [] for name in steps}, list(steps), random.Random(0).shuffle
     for i in range(warmup + rounds):
         shuffle(order)
         for name in order:
             synchronize()
-            started = perf_counter()
+            started = clock()
             steps[name]()
             synchronize()
             if i >= warmup:
-                seconds[name].append(perf_counter() - started)
+                seconds[name].append(clock() - started)
     return seconds
-
-
-def speeds(seconds):
-    """For each name of `in_turn`: images per second, and the median ratio to ours over the rounds."""
-    return {name: {"images_per_second": BATCH / median(theirs),
-                   "ours_is_faster_by": median(b / a for a, b in zip(seconds["ours"], theirs, strict=True))}
-            for name, theirs in seconds.items()}
-
-
-def parameters(model):
-    return sum(p.numel() for p in model.parameters())
 
 
 def contestants():
@@ -80,21 +69,25 @@ def step_of(model, images, bf16, labels=None, optimizers=()):
     return step
 
 
-def peers(args):
+def peers(rounds):
     """Rows: each contestant's images per second in training and inference, and how much faster ours is."""
     torch.manual_seed(0)
     device, rows = pick_device(), []
     models = {name: model.to(device) for name, model in contestants().items()}
+    parameters = {name: sum(p.numel() for p in model.parameters()) for name, model in models.items()}
     images, labels = torch.randn(BATCH, 3, 64, 64, device=device), torch.arange(BATCH, device=device) % 10
     for mode, answers in (("training", labels), ("inference", None)):
         for bf16 in (False, True)[:1 + has_fast_bf16(device)]:
             steps = {name: step_of(m, images, bf16, answers, [torch.optim.AdamW(m.parameters(), lr=1e-4)])
                      for name, m in models.items()}
-            for name, speed in speeds(in_turn(steps, args.rounds)).items():
-                more = parameters(models[name]) - parameters(models["ours"])
+            seconds = in_turn(steps, rounds)
+            for name, theirs in seconds.items():
+                ratio = median(b / a for a, b in zip(seconds["ours"], theirs, strict=True))
+                more = parameters[name] - parameters["ours"]
                 why = f"{more:+}: norms before and after the patch embedding, no qkv bias" if more else ""
-                rows.append({"mode": mode, "precision": "bf16" if bf16 else "float32", "model": name, **speed,
-                             "parameters": parameters(models[name]), "difference": why})
+                rows.append({"mode": mode, "precision": "bf16" if bf16 else "float32", "model": name,
+                             "images_per_second": BATCH / median(theirs), "ours_is_faster_by": ratio,
+                             "parameters": parameters[name], "difference": why})
     return rows
 
 
@@ -103,9 +96,9 @@ def main():
     parser.add_argument("--rounds", type=int, default=8, help="timed steps, after three of warm-up")
     parser.add_argument("--out", help="another file for the measurements")
     args = parser.parse_args()
-    facts = {"result": peers(args)}
-    print(table(facts["result"]))
-    record("peers", facts, args.out)
+    rows = peers(args.rounds)
+    print(table(rows))
+    record("peers", {"result": rows}, args.out)
 
 
 if __name__ == "__main__":

@@ -2,17 +2,14 @@
 
     python tests/benchmarks/what_matters.py STUDY [--seeds 0 1 2] [--source eurosat] [--out FILE.json]
 
-STUDY is one of: walk, patch_size, positions, optimizers, learning_rate, rivals, compute, images, places,
-stem, teacher, heads, photos, todays, labels, words. All are judged on part of the training tiles but
-`images`, `places` and `heads`, which report on test tiles; nothing is chosen by them. The result goes to
-vit_helpers/measured.json where a lesson plots it, else to measurements.json. The seed sets first weights,
-order and augmentation.
+All studies are judged on part of the training tiles but `images`, `places` and `heads`, which report on test
+tiles; nothing is chosen by them. The result goes to vit_helpers/measured.json where a lesson plots it, else
+to measurements.json. The seed sets first weights, order and augmentation.
 """
 
 import copy
 import json
 import math
-import random
 import statistics
 from dataclasses import replace
 from functools import partial
@@ -22,23 +19,14 @@ from time import perf_counter, process_time
 import torch
 import torch.nn.functional as F
 from record import make_parser, peak_memory, record
+from throughput import in_turn, step_of
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-import vit_helpers
+import vit_helpers.heads
 from vit_helpers import CONV, GOOD, PLAIN, QUICK, Tiles, VisionTransformer, evaluate, fit, load_tiles, scenes
 from vit_helpers.evaluation import confusion_counts, pooled_features
-from vit_helpers.heads import (
-    Detector,
-    MaskedAutoencoder,
-    Segmenter,
-    average_precision,
-    detect,
-    detection_loss,
-    intersection_over_union,
-    masked_loss,
-)
 from vit_helpers.recipes import make_optimizers
 from vit_helpers.runtime import rounds
 
@@ -151,15 +139,11 @@ def rivals(trial):
     for name, network in (("ViT", VisionTransformer), ("CNN", SmallCNN)):
         for optimizer, setting, rates in (("adamw", "learning_rate", (2.5e-4, 5e-4, 1e-3, 2e-3, 4e-3, 8e-3)),
                                           ("muon", "muon_learning_rate", (0.006, 0.012, 0.024, 0.048))):
-            tried = {}
-            for rate in rates:
-                recipe = replace(WHOLE, optimizer=optimizer, **{setting: rate})
-                tried[rate] = search(recipe, network=network)["accuracy"][0]
+            recipes = {rate: replace(WHOLE, optimizer=optimizer, **{setting: rate}) for rate in rates}
+            tried = {rate: search(recipes[rate], network=network)["accuracy"][0] for rate in rates}
             best = max(tried, key=tried.get)
-            recipe = replace(WHOLE, optimizer=optimizer, **{setting: best})
-            yield {"model": name, "optimizer": optimizer, "learning_rate": best,
-                   "tried": {str(rate): accuracy for rate, accuracy in tried.items()},
-                   **trial(recipe, network=network)}
+            yield {"model": name, "optimizer": optimizer, "learning_rate": best, "tried": tried,
+                   **trial(recipes[best], network=network)}
 
 
 def compute(trial):
@@ -241,14 +225,11 @@ def stem(trial):
         nn.init.normal_(wide.weight, std=0.5 / (0.12 * math.sqrt(wide.weight[0].numel() / 4)))
         return [wide]
 
-    def without_norm(layers):
+    def without(kind, layers):
         for layer in layers:
-            if isinstance(layer, nn.Conv2d):         # at a start that keeps the size of what it passes on
+            if kind is nn.BatchNorm2d and isinstance(layer, nn.Conv2d):      # keep the size of what passes
                 nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-        return [layer for layer in layers if not isinstance(layer, nn.BatchNorm2d)]
-
-    def without_relu(layers):
-        return [layer for layer in layers if not isinstance(layer, nn.ReLU)]
+        return [layer for layer in layers if not isinstance(layer, kind)]
 
     def each_patch_alone():                          # nothing crosses the edge of a patch
         model = VisionTransformer(**GOOD.model, stem="conv")
@@ -270,8 +251,8 @@ def stem(trial):
             ("linear, AdamW", partial(VisionTransformer, **GOOD.model)), ("linear", partial(edited, linear)),
             ("linear, overlapping", partial(edited, overlapping)), ("conv", partial(edited, list)),
             ("conv, each patch alone", each_patch_alone),
-            ("conv, no batch norm", partial(edited, without_norm)),
-            ("conv, no ReLU", partial(edited, without_relu)), ("conv, AdamW", with_adamw)):
+            ("conv, no batch norm", partial(edited, partial(without, nn.BatchNorm2d))),
+            ("conv, no ReLU", partial(edited, partial(without, nn.ReLU))), ("conv, AdamW", with_adamw)):
         yield {"stem": name, "parameters": sum(p.numel() for p in network().patch_embed.parameters()),
                **trial(GOOD, 5, network=network)}
 
@@ -348,28 +329,12 @@ def defined_in(lesson, starts, train=None):
 SmallCNN = defined_in("11_what_matters", "from torch import nn\n\nclass")["SmallCNN"]
 
 
-def of_size(tiles, size, mirrored):
-    """Tiles of `size` pixels: with mirrored ground around what they show, or the same ground enlarged."""
-    images = tiles.images.float()
-    margin = (size - images.shape[-1]) // 2
-    images = F.pad(images, (margin,) * 4, mode="reflect") if mirrored else F.interpolate(
-        images, (size, size), mode="bicubic", antialias=True)
-    return Tiles(images.round().clamp(0, 255).to(torch.uint8), tiles.labels)
-
-
-def times_as_long(models, images, recipe, rounds=15):
+def times_as_long(models, images, recipe):
     """How long a training step of each of {name: model} takes, as a multiple of the first one's."""
-    seconds = {name: [] for name in models}
-    optimizers = {name: make_optimizers(model, recipe) for name, model in models.items()}
-    for i in range(rounds + 1):                      # in turn, and the first round only warms up
-        for name in random.sample(list(models), len(models)):
-            started = process_time()                 # of the processor: what else runs there does not count
-            with torch.autocast("cpu", torch.bfloat16, vit_helpers.has_fast_bf16(torch.device("cpu"))):
-                loss = models[name](images).float().square().sum()
-            loss.backward()
-            for optimizer in optimizers[name]:
-                optimizer.step()
-            seconds[name] += [process_time() - started] * (i > 0)
+    bf16, labels = vit_helpers.has_fast_bf16(images.device), torch.arange(len(images)) % 10
+    steps = {name: step_of(model, images, bf16, labels, make_optimizers(model, recipe))
+             for name, model in models.items()}
+    seconds = in_turn(steps, 15, process_time)       # of the processor: what else runs there does not count
     first = next(iter(seconds.values()))
     return {name: statistics.median(b / a for a, b in zip(first, each, strict=True))
             for name, each in seconds.items()}
@@ -415,10 +380,11 @@ def todays(trial):
 
 def at_sizes(model, tiles):
     """Accuracy by size, kind of larger tile, and whether positions are stretched or go on beyond the edge."""
-    found = {"accuracy at 64": evaluate(model, tiles).accuracy}
+    found, images = {"accuracy at 64": evaluate(model, tiles).accuracy}, tiles.images.float()
     for size in (96, 128):
-        for kind in ("mirrored", "enlarged"):
-            larger = of_size(tiles, size, kind == "mirrored")
+        for kind, pixels in (("mirrored", F.pad(images, (size // 2 - 32,) * 4, mode="reflect")),
+                             ("enlarged", F.interpolate(images, size, mode="bicubic", antialias=True))):
+            larger = Tiles(pixels.round().clamp(0, 255).to(torch.uint8), tiles.labels)
             found[f"accuracy at {size}, {kind}"] = evaluate(model, larger).accuracy
             if model.positions == "rotary":
                 model.unit = model.grid              # angles go on at the step they had in training
@@ -433,19 +399,19 @@ def labels(trial):
     Judged by the nearest labeled tiles, by a linear probe, and fine-tuned in all layers.
     """
     space, unlabeled, judged = defined_in("21_without_labels", STARTS), trial.train, trial.judged
-    arms = {100: {90: trial.seeds, 150: [seed for seed in trial.seeds if seed == 0]}, 500: {40: trial.seeds}}
+    arms = {100: {90: trial.seeds, 150: trial.seeds[:1]}, 500: {40: trial.seeds}}    # labels: epochs: seeds
 
     def paint(model, random):                        # lesson 16's loss
         chosen = torch.randint(len(unlabeled), (128,), generator=random)
         images = vit_helpers.normalize(vit_helpers.random_dihedral(unlabeled.gather(chosen), random))
         visible = vit_helpers.random_patches(128, 64, 0.25, random)
-        return masked_loss(model(images, visible), images, visible, 8)
+        return space["masked_loss"](model(images, visible), images, visible, 8)
 
     def pretrained(way, seed):
         torch.manual_seed(seed)
         encoder = VisionTransformer(**GOOD.model)
         if way == "masked autoencoder":
-            vit_helpers.learn(MaskedAutoencoder(encoder), paint, steps=STEPS[way], seed=seed)
+            vit_helpers.learn(space["MaskedAutoencoder"](encoder), paint, steps=STEPS[way], seed=seed)
         if way == "self-distillation":
             distiller = space["Distiller"](encoder, unlabeled)
             vit_helpers.learn(distiller.student, distiller, steps=STEPS[way], seed=seed, recipe=FAST)
@@ -459,22 +425,21 @@ def labels(trial):
         started = process_time()
         encoders = [pretrained(way, seed) for seed in trial.seeds]
         seconds = round((process_time() - started) / len(encoders))
-        for count in (100, 500):
+        for count, lengths in arms.items():
             parts = [unlabeled.subset(count, seed=seed) for seed in trial.seeds]
             found = {"nearest_accuracy": [], "probe_accuracy": []}
             for encoder, part in zip(encoders, parts, strict=True):
                 features, queries = space["scaled"](*(pooled_features(encoder, t) for t in (part, judged)))
                 for name in ("nearest", "probe"):
                     found[f"{name}_accuracy"].append(right(space[name](features, part.labels, queries)))
-            for n, seeds in arms[count].items():     # epochs, and for which seeds
+            for n, seeds in lengths.items():
                 tuned = []
                 for encoder, part, seed in zip(encoders, parts, seeds, strict=False):
                     model = copy.deepcopy(encoder).requires_grad_()
                     fit(model, part, epochs=n, recipe=replace(GOOD, batch_size=25), seed=seed)
                     tuned.append(round(evaluate(model, judged).accuracy, 4))
-                if tuned:
-                    yield {"start": way, "seconds": seconds, "labels": count, **found, "epochs": n,
-                           "accuracy": tuned}
+                yield {"start": way, "seconds": seconds, "labels": count, **found, "epochs": n,
+                       "accuracy": tuned}
                 found = {}
 
 
@@ -493,11 +458,11 @@ def heads(trial):
                                  ("context, pixels", False, "pixels")):
         row = {"lesson": 13, "model": name, "accuracy": [], "mean IoU": []}
         for seed in trial.seeds:
-            model = Segmenter(fresh(seed, 8 if alone else 64), decoder=decoder)
+            model = lesson["Segmenter"](fresh(seed, 8 if alone else 64), decoder=decoder)
             vit_helpers.learn(model, lesson["loss_on"](32, alone), steps=450, seed=seed)
             said = lesson["segment_alone" if alone else "segment"](model, images)
             row["accuracy"].append(round((said == masks).float().mean().item(), 4))
-            iou = intersection_over_union(confusion_counts(masks, said, 10))
+            iou = lesson["intersection_over_union"](confusion_counts(masks, said, 10))
             row["mean IoU"].append(round(iou.nanmean().item(), 4))
         yield row
 
@@ -508,14 +473,15 @@ def heads(trial):
     def queries_only(model, generator):
         images, boxes, classes = scenes.objects(trial.train, 16, counts=(3, 6), generator=generator)
         answers = model(vit_helpers.normalize(images).to(lesson["device"]))
-        return detection_loss(*answers, classes, boxes)
+        return lesson["detection_loss"](*answers, classes, boxes)
 
     for name, loss_of in (("queries and patches", lesson["loss_of"]), ("queries only", queries_only)):
         row = {"lesson": 14, "model": name, "AP50": [], "AP": []}
         for seed in trial.seeds:
-            model = Detector(fresh(seed, 96), queries=(4, 4))
+            model = lesson["Detector"](fresh(seed, 96), queries=(4, 4))
             vit_helpers.learn(model, loss_of, steps=1800, seed=seed)
-            precision = average_precision(detect(model, images), truth, num_classes=10)
+            found = lesson["detect"](model, images)
+            precision = lesson["average_precision"](found, truth, num_classes=10)
             row["AP50"].append(round(precision[0].item(), 4))
             row["AP"].append(round(precision.mean().item(), 4))
         yield row

@@ -7,11 +7,9 @@ folder for screenshots.
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from pathlib import Path
 
 import pytest
@@ -59,25 +57,18 @@ def server(tmp_path_factory, browser):
         file = folder / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(values), encoding="utf-8")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     environment = {**os.environ, "VIT_SMOKE": "1", "JUPYTERLAB_SETTINGS_DIR": str(folder / "settings"),
-                   "JUPYTERLAB_WORKSPACES_DIR": str(folder)}
-    words = ["--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}", "--ServerApp.token=",
+                   "JUPYTERLAB_WORKSPACES_DIR": str(folder), "JUPYTER_RUNTIME_DIR": str(folder)}
+    words = ["--no-browser", "--allow-root", "--ip=127.0.0.1", "--ServerApp.token=",
              "--ServerApp.disable_check_xsrf=True", f"--ServerApp.root_dir={folder / 'notebooks'}"]
     with (folder / "log").open("w", encoding="utf-8") as log:
         process = subprocess.Popen([sys.executable, "-m", "jupyterlab", *words], env=environment, stdout=log,
                                    stderr=subprocess.STDOUT)
-    address, until = f"http://127.0.0.1:{port}", time.monotonic() + 60
-    while True:
-        try:
-            urllib.request.urlopen(f"{address}/api/status", timeout=2).close()
-            break
-        except OSError:
-            assert process.poll() is None and time.monotonic() < until, (folder / "log").read_text("utf-8")
-            time.sleep(0.2)
-    yield address
+    found, until = pytest.importorskip("jupyter_server.serverapp").list_running_servers, time.monotonic() + 60
+    while not (running := list(found(folder))):
+        assert process.poll() is None and time.monotonic() < until, (folder / "log").read_text("utf-8")
+        time.sleep(0.2)
+    yield running[0]["url"].rstrip("/")
     process.terminate()
     process.wait(20)
 
