@@ -133,7 +133,8 @@ NO_RESULT = re.compile("|".join((
     r"[\d.,]+(?: ?[·+/x] ?[\d.,]+)+", r"= ?[\d.,]*\d")), re.MULTILINE | re.I)   # arithmetic written out
 QUOTED = {                                           # lesson: numbers that none of its cells shows, and whose
     "": dict.fromkeys(("27,000", "21,600", "17,280", "16,200", "5,400", "4,320"), "EuroSAT's tiles"),
-    "11": {"98.5%": "AiTLAS arena"},
+    "11": {"98.5%": "AiTLAS arena",
+           **dict.fromkeys(("1.1", "2.1", "1.4", "2.3"), "Touvron et al. 2021, table 3")},
     "08": dict.fromkeys(("81.2%", "83.3%", "97.4%", "0.7", "6.5"), "RESULTS.md, without bf16 units"),
     "12": {"1.3 million": "Russakovsky et al. 2015, ImageNet"},
     "21": {"1.3 million": "Russakovsky et al. 2015, ImageNet"},
